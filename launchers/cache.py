@@ -1,0 +1,108 @@
+"""Finished stages in ``outputs/cache/<stage id>/``, each computed once whoever asks.
+
+    <id>.lock       held by the process that computes it
+    <id>.partial/   under way, or left by a stage that was stopped: goes on from there
+    <id>/           finished: renamed from .partial after ``finished.json`` was written
+        plan/       plan.json, manifest.json, a user's own model: the job's ``plan`` channel
+        hosts/H/    what stands for /opt/ml on host H
+        arrays/     preprocess only: the merged parts of all hosts
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from videolift.workspace import Kind, Workspace
+
+FINISHED_FILE = "finished.json"
+
+
+class StageFolder:
+    """Paths of one stage, finished or under way."""
+
+    def __init__(self, path: Path, kind: Kind) -> None:
+        self.path = path
+        self.kind = kind
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan"
+
+    @property
+    def arrays(self) -> Path:
+        return self.path / "arrays"
+
+    @property
+    def shares(self) -> Path:
+        """Folder of the input that each host is dealt, as links."""
+        return self.path / "shares"
+
+    def workspace(self, host: str, hosts: tuple[str, ...] = (), channels: dict[str, Path] | None = None) -> Workspace:
+        return Workspace(self.kind, self.path / "hosts" / host, host, hosts or (host,), channels or {})
+
+    def hosts(self) -> list[str]:
+        return sorted(folder.name for folder in (self.path / "hosts").glob("*"))
+
+    @property
+    def first(self) -> Workspace:
+        """The host whose model and output are the stage's."""
+        return self.workspace("algo-1")
+
+
+def event_files(path: Path) -> list[tuple[Path, Path]]:
+    """Return (event file, output folder that its artifacts' paths are relative to) of every host of a stage."""
+    files = sorted(path.glob("hosts/*/output/data/events-*.jsonl")) + sorted(
+        path.glob("hosts/*/processing/output/events-*.jsonl")
+    )
+    return [(file, file.parent) for file in files]
+
+
+def model_folder(path: Path) -> Path:
+    """Return where a train stage's folder holds its model."""
+    return StageFolder(path, Kind.training).first.model
+
+
+class Cache:
+    """The stages under ``outputs/cache``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def finished(self, stage_id: str) -> str | None:
+        """Return the id of the run that computed a stage, None where it is not finished."""
+        marker = self.folder / stage_id / FINISHED_FILE
+        return str(json.loads(marker.read_text(encoding="utf-8"))["run"]) if marker.is_file() else None
+
+    def path(self, stage_id: str) -> Path:
+        return self.folder / stage_id
+
+    def partial(self, stage_id: str) -> Path:
+        """Return the folder that a stage is computed in; what an earlier try left there is kept."""
+        folder = self.folder / f"{stage_id}.partial"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def finish(self, stage_id: str, run: str) -> Path:
+        """Mark a stage as finished, last of all."""
+        partial, final = self.partial(stage_id), self.path(stage_id)
+        marker = {"run": run, "time": time.time()}
+        (partial / FINISHED_FILE).write_text(json.dumps(marker), encoding="utf-8")
+        partial.replace(final)
+        return final
+
+    @contextmanager
+    def lock(self, stage_id: str, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Keep two processes from computing the same stage at the same time; the second waits."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"{stage_id}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,48 @@
+"""Remembers the checksums of files, so that a large data set is read once, not at every start."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from videolift.manifest import sha256_file
+
+SCHEMA = "CREATE TABLE IF NOT EXISTS checksum (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)"
+BUSY_TIMEOUT_S = 60.0
+
+
+class Checksums:
+    """SHA-256 of files by (path, size, modification time); several processes may use one file."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def of(self, path: Path) -> str:
+        """Return a file's SHA-256, computed only where the file is new or changed."""
+        status = path.stat()
+        key = str(path.resolve())
+        row = self._database.execute(
+            "SELECT sha256 FROM checksum WHERE path = ? AND size = ? AND mtime_ns = ?",
+            (key, status.st_size, status.st_mtime_ns),
+        ).fetchone()
+        if row:
+            return str(row[0])
+        digest = sha256_file(path)
+        self._database.execute(
+            "INSERT OR REPLACE INTO checksum VALUES (?, ?, ?, ?)", (key, status.st_size, status.st_mtime_ns, digest)
+        )
+        return digest
+
+
+@contextmanager
+def open_checksums(file: Path) -> Iterator[Checksums]:
+    """Open the memory kept in ``file``; what was computed is kept even if the block is left by an error."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(file, timeout=BUSY_TIMEOUT_S)) as database:
+        database.execute(SCHEMA)
+        try:
+            yield Checksums(database)
+        finally:
+            database.commit()

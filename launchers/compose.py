@@ -1,0 +1,285 @@
+"""From overrides to checked configurations: every mistake of a whole sweep is listed before its first job.
+
+Hydra composes; but it stops at the first mistake and composes a sweep's jobs one after the other. So the overrides and
+the YAML files that they select are first checked against the schema, then every job is composed as Hydra will compose it.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Hydra's public compose() knows neither --config-dir nor the defaults list, and cannot be called inside a Hydra job
+# without disturbing it. What is used below is bounded by hydra-core <1.4 and exercised by the tests.
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from launchers import overrides as cli
+from launchers import schema
+from launchers.config import Config, register, to_object
+from launchers.config import problems as config_problems
+from launchers.schema import ROOT, Mistake
+from videolift.errors import ConfigError
+
+CONF = ROOT / "conf"
+SHOWN_JOBS = 3  # of a sweep, behind a mistake that only some of its jobs make
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep, or the only one."""
+
+    label: str  # the overrides that tell it from the others; empty where there are none
+    config: Config
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A command line without mistakes."""
+
+    overrides: list[str]  # as Hydra must be given them
+    jobs: list[Job]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What to compose: everything that Hydra needs to know besides one job's overrides."""
+
+    loader: ConfigLoaderImpl
+    config_name: str
+    hydras: list[str]  # overrides of Hydra's own settings, the same for every job
+    grid: list[list[str]]  # the other overrides, job by job
+    swept: frozenset[str]  # keys that differ between jobs
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """Return the configuration that ``python run.py`` would run with these overrides, for notebooks and tests.
+
+    Raises:
+        ConfigError: lists every mistake.
+    """
+    return check(overrides).jobs[0].config
+
+
+def check(
+    overrides: Sequence[str],
+    *,
+    multirun: bool = False,
+    config_name: str = "config",
+    config_path: str = str(CONF),
+    config_dir: str | None = None,
+    values: bool = True,
+) -> Checked:
+    """Quote and check overrides, and compose every job they ask for.
+
+    Args:
+        config_path: folder of the primary configuration; what Hydra's --config-path takes.
+        config_dir: a further folder with groups, as --config-dir takes it.
+        values: also compose the jobs and check what the values make together; not wanted to print a configuration.
+
+    Raises:
+        ConfigError: lists every mistake.
+    """
+    register()
+    version.setbase("1.3")
+    setup_globals()
+    quoted = [cli.quote(typed, multirun=multirun) for typed in overrides]
+    try:
+        loader = ConfigLoaderImpl(_search_path(config_path, config_name, config_dir, quoted))
+        groups = _groups(loader)
+        wrong = [cli.mistakes(typed, groups, multirun=multirun) for typed in overrides]
+        good = [text for text, mistakes in zip(quoted, wrong, strict=True) if not mistakes]
+        request = _request(loader, config_name, good, multirun=multirun)
+        files = _selected_files(request, groups)
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise _config_error([one_line(error)]) from None
+    found = list(dict.fromkeys(mistake for mistakes in wrong for mistake in mistakes))
+    origins = {key: file for file, package, content in files for key in _keys(package, content)}
+    lines = [_with_file(mistake, origins, groups) for mistake in found]
+    in_files = [m for file, package, content in files for m in schema.check_value(file, package, content)]
+    lines += [f"{mistake.where}: {mistake.what}" for mistake in in_files]
+    jobs: list[Job] = []
+    if values and not in_files:
+        jobs, problems = _compose_jobs(request)
+        lines += [problem for problem in problems if not _follows(problem, found)]
+    if lines:
+        raise _config_error(lines)
+    return Checked(quoted, jobs)
+
+
+def one_line(error: BaseException) -> str:
+    """Return what Hydra, OmegaConf or a YAML reader says, on one line and without its internals."""
+    if isinstance(error, YAMLError):
+        return " ".join(str(error).split())
+    said = [_first_line(part) for part in (error, error.__cause__) if part is not None]
+    return "; ".join(dict.fromkeys(text for text in said if text)) or type(error).__name__
+
+
+def _first_line(error: BaseException) -> str:
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    key = re.search(r"full_key: (\S+)", str(error))
+    return f"{key[1]}: {text}" if key and key[1] not in text else text
+
+
+def _search_path(config_path: str, config_name: str, config_dir: str | None, overrides: list[str]) -> ConfigSearchPath:
+    if not config_path.startswith("pkg://"):
+        config_path = str(ROOT / config_path)
+    search_path = create_config_search_path(config_path)
+    further = [value for text in overrides if cli.split(text)[1] == "hydra.searchpath" for value in _list_in(text)]
+    if not further:
+        primary = ConfigLoaderImpl(search_path).repository.load_config(config_name)
+        further = list((primary and OmegaConf.select(primary.config, "hydra.searchpath")) or [])
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise ValueError(f"--config-dir={config_dir}: there is no such folder")
+        further.insert(0, f"file://{Path(config_dir).absolute()}")
+    for path in further:
+        search_path.prepend(provider="command-line", path=path, anchor=SearchPathQuery(provider="schema"))
+    return search_path
+
+
+def _list_in(override: str) -> list[str]:
+    value = OverridesParser.create().parse_override(override).value()
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _groups(loader: ConfigLoaderImpl) -> dict[str, list[str]]:
+    """Return every group of ours with its choices; those in sub-folders as ``folder/choice``."""
+    top = [group for group in loader.list_groups("") if group != "hydra"]
+    return {group: _choices(loader, group) for group in top}
+
+
+def _choices(loader: ConfigLoaderImpl, group: str) -> list[str]:
+    choices = loader.get_group_options(group, ObjectType.CONFIG)
+    inner = loader.get_group_options(group, ObjectType.GROUP)
+    return choices + [f"{name}/{choice}" for name in inner for choice in _choices(loader, f"{group}/{name}")]
+
+
+def _request(loader: ConfigLoaderImpl, config_name: str, overrides: list[str], *, multirun: bool) -> _Request:
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+    hydras = [override.input_line or "" for override in parsed if override.is_hydra_override()]
+    own = [override for override in parsed if not override.is_hydra_override()]
+    swept = frozenset(override.key_or_group for override in own if override.is_sweep_override())
+    still = [override.input_line or "" for override in own if not override.is_sweep_override()]
+    grid = [still]
+    if multirun:
+        defaults = loader.compute_defaults_list(config_name, hydras + still, RunMode.MULTIRUN)
+        if defaults.overrides.known_choices["hydra/sweeper"] == "basic":  # others choose values as they go
+            grid = BasicSweeper.split_arguments(own, None)[0]
+    return _Request(loader, config_name, hydras, grid, swept)
+
+
+def _selected_files(request: _Request, groups: cli.Groups) -> list[tuple[str, str, Any]]:
+    """Return file, package and content of every YAML file of ours that some job selects, later ones winning."""
+    selections = dict.fromkeys(
+        tuple(text for text in job if cli.split(text)[1].partition("@")[0] in groups) for job in request.grid
+    )
+    files: dict[tuple[str, str], Any] = {}
+    for selection in selections:
+        overrides = [*request.hydras, *selection]
+        defaults = request.loader.compute_defaults_list(request.config_name, overrides, RunMode.RUN)
+        for default in defaults.defaults:
+            path = default.config_path or ""
+            loaded = None if path.startswith("hydra/") else request.loader.repository.load_config(path)
+            if loaded is None or not loaded.path.startswith("file://"):
+                continue
+            content = OmegaConf.to_container(loaded.config, resolve=False)
+            if isinstance(content, dict):
+                content.pop("hydra", None)
+            folder = Path(loaded.path.removeprefix("file://"))
+            files[schema.shown_path(folder / f"{path.removesuffix('.yaml')}.yaml"), default.package or ""] = content
+    return [(file, package, content) for (file, package), content in files.items()]
+
+
+def _keys(package: str, content: Any) -> Iterator[str]:
+    if isinstance(content, dict) and schema.find(package) is None:
+        for name, inner in content.items():
+            yield from _keys(f"{package}.{name}" if package else str(name), inner)
+    else:
+        yield package
+
+
+def _with_file(mistake: Mistake, origins: Mapping[str, str], groups: cli.Groups) -> str:
+    file, key = mistake.file, mistake.key
+    if key is not None and file is None:
+        setting = schema.find(key)
+        file = origins.get(key) or (f"{schema.shown_path(CONF / key)}/" if key in groups else None)
+        file = file or (setting.file if setting else schema.sections().get(key))
+    return f"{mistake.where}: {mistake.what}" + (f" ({file})" if file else "")
+
+
+def _compose_jobs(request: _Request) -> tuple[list[Job], list[str]]:
+    """Return the jobs that could be composed, and every problem with the jobs that have it where not all do."""
+    jobs: list[Job] = []
+    problems: dict[str, list[str]] = {}
+    for index, overrides in enumerate(request.grid):
+        label = " ".join(text for text in overrides if cli.split(text)[1] in request.swept)
+        try:
+            config = _compose_job(request, overrides, index)
+        except (HydraException, OmegaConfBaseException, ConfigError, ValueError) as error:
+            problems.setdefault(one_line(error), []).append(label)
+            continue
+        jobs.append(Job(label, config))
+        for problem in config_problems(config):
+            problems.setdefault(problem, []).append(label)
+    return jobs, [text + _in_jobs(labels, len(request.grid)) for text, labels in problems.items()]
+
+
+def _in_jobs(labels: list[str], job_count: int) -> str:
+    if len(labels) == job_count:
+        return ""
+    more = f"; and {len(labels) - SHOWN_JOBS} more" if len(labels) > SHOWN_JOBS else ""
+    return f" [{'; '.join(labels[:SHOWN_JOBS])}{more}]"
+
+
+def _compose_job(request: _Request, overrides: list[str], index: int) -> Config:
+    composed = request.loader.load_configuration(request.config_name, request.hydras + overrides, RunMode.RUN)
+    with open_dict(composed):
+        composed.hydra.job.num = index
+        composed.hydra.job.id = str(index)
+    own = copy.deepcopy(composed)
+    with open_dict(own):
+        del own["hydra"]
+    running = HydraConfig.instance()
+    before = running.cfg
+    running.set_config(composed)  # what ${hydra:...} reads
+    try:
+        return to_object(own)
+    finally:
+        running.cfg = before
+
+
+def _follows(problem: str, found: Iterable[Mistake]) -> bool:
+    """Tell whether a problem may be there only because a mistaken override was not applied."""
+    keys = problem.partition(":")[0].split(", ")
+    return any(
+        mistake.key is not None and (key == mistake.key or key.startswith(f"{mistake.key}."))
+        for mistake in found
+        for key in keys
+    )
+
+
+def _config_error(lines: list[str]) -> ConfigError:
+    noun = "mistake" if len(lines) == 1 else "mistakes"
+    listed = "".join(f"\n  {_printable(line)}" for line in lines)
+    return ConfigError(f"{len(lines)} {noun} in the configuration; nothing was run:{listed}")
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

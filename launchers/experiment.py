@@ -1,0 +1,358 @@
+"""One experiment from configuration to recorded run: prepare, submit, follow, record."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from launchers import report
+from launchers.base import Stage
+from launchers.cache import event_files
+from launchers.config import Action, Config
+from launchers.display import StageDisplay
+from launchers.follow import follow
+from launchers.outputs import Outputs
+from launchers.planning import NEEDS, PlannedStage, finished_stages, prepare_stage
+from launchers.preparing import Prepared, prepare
+from launchers.records import RunFolder, RunRecord, StageRecord, Status
+from videolift import events
+from videolift.errors import ConfigError, DataError, Stopped, as_expected
+from videolift.events import Event
+from videolift.parts import INDEX_FILE, merge, read_index, refuse_too_many_bad
+from videolift.plan import digest_of, from_plain, to_plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from launchers.tracking import Tracker
+
+# Where a run is recorded and what it is called do not change what it is: the same command finds its unfinished run.
+NOT_IN_FINGERPRINT = ("tracking", "action", "run")
+
+PLAIN_WIDTH = 160  # characters
+
+
+def run(config: Config, parent: str | None = None) -> int:
+    """Do what ``config.action`` says and return the exit code.
+
+    Args:
+        parent: MLflow run id of the sweep that this run is part of.
+
+    Raises:
+        VideoliftError: for everything that a person can act on.
+    """
+    try:
+        return _run(config, parent)
+    except OSError as error:
+        expected = as_expected(error)
+        if expected is None:
+            raise
+        raise expected from error
+
+
+def _run(config: Config, parent: str | None) -> int:
+    from rich.console import Console
+
+    # A file or a pipe has no width: wrapping there would cut ids and paths.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    outputs = Outputs(Path(config.outputs).resolve())
+    if config.action is Action.sync:
+        return _sync(console, outputs, config)
+    if config.run is not None:
+        config = _again(config, outputs)
+    prepared = prepare(config, outputs, lambda text: console.print(text, soft_wrap=True))
+    for note in prepared.manifest.notes:
+        console.print(f"note: {note}", style="yellow", soft_wrap=True, markup=False)
+    if config.action is Action.plan:
+        report.print_plan(console, prepared, outputs)
+        return 0
+    _refuse_missing_inputs(prepared, outputs)
+    with _terminate_as_interrupt():
+        return _Run(console, outputs, prepared, parent).execute()
+
+
+def _sync(console: Console, outputs: Outputs, config: Config) -> int:
+    from launchers import tracking
+
+    folder = outputs.run(str(config.run))
+    tracking.sync(folder, config.tracking, outputs.root)
+    console.print(f"run {config.run} is recorded in {folder.load().mlflow_uri}", soft_wrap=True)
+    return 0
+
+
+def _again(config: Config, outputs: Outputs) -> Config:
+    """Return the configuration of an earlier run; with ``action=run`` only its stages are other ones."""
+    record = outputs.run(str(config.run)).load()
+    earlier = from_plain(Config, record.config)
+    stages = earlier.stages if config.action is Action.resume else config.stages
+    return replace(
+        earlier, action=config.action, run=config.run, stages=stages, outputs=config.outputs, tracking=config.tracking
+    )
+
+
+def _refuse_missing_inputs(prepared: Prepared, outputs: Outputs) -> None:
+    finished = finished_stages(prepared.planned, outputs.cache)
+    wanted = prepared.config.stages
+    missing = {need: name for name in wanted for need in NEEDS[name] if need not in wanted and need not in finished}
+    if missing:
+        lines = [f"stages: {name} needs {need}, which is not finished for these settings" for need, name in missing.items()]
+        raise ConfigError("\n".join(lines) + f"\n  say stages=[{','.join([*missing, *wanted])}]")
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM, which a cluster's scheduler sends, like Ctrl-C."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # a notebook's worker thread has no signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Run:
+    """One run on its way."""
+
+    def __init__(self, console: Console, outputs: Outputs, prepared: Prepared, parent: str | None) -> None:
+        self._console = console
+        self._outputs = outputs
+        self._prepared = prepared
+        self._config = prepared.config
+        self._cache = outputs.cache
+        self._fingerprint = _fingerprint(prepared)
+        self._parent = parent
+
+    def execute(self) -> int:
+        _close_dead_runs(self._console, self._outputs, self._config)
+        record = self._opened_record()
+        folder = self._outputs.run(record.id)
+        with folder.held() as mine:
+            if not mine:
+                raise ConfigError(f"run: another process is working on {record.id}; wait for it or stop it")
+            tracker = _tracker(self._config, self._outputs, folder)
+            folder.save(record)
+            (folder.path / "plan.json").write_text(_plan_text(self._prepared), encoding="utf-8")
+            tracker.start(record)
+            self._execute_recorded(record, folder, tracker)
+        report.print_summary(self._console, record, self._prepared, self._outputs, _open_with(self._config, record))
+        return 0
+
+    def _execute_recorded(self, record: RunRecord, folder: RunFolder, tracker: Tracker) -> None:
+        """Run the stages; whatever happens, the record and the tracker learn how the run ended."""
+        status, error = Status.FAILED, None
+        try:
+            for name in (n for n in self._prepared.planned if n in self._config.stages):
+                self._stage(self._prepared.planned[name], record, folder, tracker)
+            status = Status.FINISHED
+        except (KeyboardInterrupt, Stopped) as stopped:
+            status, error = Status.KILLED, str(stopped) or "interrupted"
+            raise Stopped(str(stopped) or "interrupted; the same command goes on from there") from stopped
+        except BaseException as failed:
+            error = str(failed) or type(failed).__name__
+            raise
+        finally:
+            record.status, record.error, record.ended = status, error, time.time()
+            for stage in record.stages:
+                if stage.status is Status.RUNNING:
+                    stage.status, stage.ended = status, record.ended
+            folder.save(record)
+            tracker.finish(record)
+            folder.save(record)
+
+    def _opened_record(self) -> RunRecord:
+        """Return the record of the run to go on with, else a new one."""
+        record = self._record_to_reopen()
+        if record is None:
+            name = self._config.name or f"{self._config.data.source.value}-{_model_name(self._config)}"
+            run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(name)}-{secrets.token_hex(2)}"
+            record = RunRecord(run_id, name, self._fingerprint, to_plain(self._config), parent=self._parent)
+        else:
+            self._console.print(f"goes on with run {record.id}")
+            record.stages = [s for s in record.stages if s.name not in self._config.stages]
+        record.status, record.error, record.ended = Status.RUNNING, None, None
+        record.tags = _tags(self._prepared)
+        record.data = _data_facts(self._prepared)
+        return record
+
+    def _record_to_reopen(self) -> RunRecord | None:
+        if self._config.run is not None:
+            return self._outputs.run(self._config.run).load()
+        for file in sorted(self._outputs.runs.glob("*/run.json"), reverse=True):
+            record = RunFolder(file.parent).load()
+            if record.fingerprint == self._fingerprint and record.status is Status.KILLED:
+                return record
+        return None
+
+    def _stage(self, planned: PlannedStage, record: RunRecord, folder: RunFolder, tracker: Tracker) -> None:
+        stage = StageRecord(planned.name, planned.id, str(self._cache.path(planned.id)), started=time.time())
+        with self._cache.lock(planned.id, lambda: self._console.print(f"{planned.name}: another process computes it; waiting")):
+            origin = self._cache.finished(planned.id)
+            stage.cached, stage.origin = origin is not None, origin
+            record.stages.append(stage)
+            if origin is not None:
+                self._check_arrays(planned, Path(stage.folder))
+                self._console.print(f"{planned.name}: cached, computed by {origin}", soft_wrap=True)
+                tracker.stage(stage)
+            else:
+                stage.folder = str(self._cache.partial(planned.id))
+                folder.save(record)
+                tracker.stage(stage)
+                self._compute(planned, stage, folder, tracker)
+                stage.folder = str(self._cache.finish(planned.id, record.id))
+        stage.status, stage.ended = Status.FINISHED, time.time()
+        folder.save(record)
+        _reconcile(stage, tracker)
+
+    def _compute(self, planned: PlannedStage, stage: StageRecord, folder: RunFolder, tracker: Tracker) -> None:
+        manifest = self._prepared.manifest
+        inputs = {need: self._cache.path(self._prepared.planned[need].id) for need in NEEDS[planned.name]}
+        submitted = prepare_stage(planned, Path(stage.folder), manifest, self._config, inputs)
+        output = submitted.folder.first.output
+
+        def on_event(event: Event) -> None:
+            if event["type"] == "metric":  # files are taken up at the end, from the place where they stay
+                tracker.event(stage, event, output)
+
+        with StageDisplay(self._console, planned.name) as display:
+            job = self._prepared.backend.submit(submitted)
+            follow(job, submitted, display, folder.path / f"{planned.name}.log", on_event, self._config.backend.grace_s)
+            if planned.name == "preprocess":
+                self._merge(submitted)
+            display.ended("done")
+
+    def _merge(self, stage: Stage) -> None:
+        manifest, p = self._prepared.manifest, self._config.preprocess
+        workspaces = [stage.folder.workspace(host) for host in stage.hosts]
+        parts = [workspace.parts for workspace in workspaces]
+        entries = merge(parts, [clip.id for clip in manifest.clips], p, stage.folder.arrays)
+        refuse_too_many_bad(entries, len(manifest.clips), p)
+        if not any(entry.stop > entry.start for entry in entries):
+            raise DataError(
+                f"none of {len(entries)} videos gives a clip of {p.depth} frames with preprocess.short_video="
+                f"{p.short_video.value}; use a smaller preprocess.depth, or preprocess.short_video=pad"
+            )
+        for folder in parts:
+            _delete_parts(folder)
+
+    def _check_arrays(self, planned: PlannedStage, folder: Path) -> None:
+        """Hold reused arrays to the limits of this run, which may be stricter than those of the run that made them."""
+        if planned.name == "preprocess":
+            entries = read_index(folder / "arrays" / INDEX_FILE)
+            refuse_too_many_bad(entries, len(entries), self._config.preprocess)
+
+
+def _delete_parts(folder: Path) -> None:
+    for file in folder.glob("part-*"):
+        file.unlink()
+
+
+def _reconcile(stage: StageRecord, tracker: Tracker) -> None:
+    """Tell the tracker everything that the stage said; it ignores what it knows."""
+    for file, output in event_files(Path(stage.folder)):
+        for event in events.read(file):
+            tracker.event(stage, event, output)
+
+
+def _tracker(config: Config, outputs: Outputs, folder: RunFolder) -> Tracker:
+    from launchers import tracking
+
+    return tracking.MlflowTracker(config.tracking, outputs.root, folder) if config.tracking.enabled else tracking.NoTracker()
+
+
+def _close_dead_runs(console: Console, outputs: Outputs, config: Config) -> None:
+    from launchers import tracking
+
+    for run_id in tracking.close_dead(outputs.root, config.tracking):
+        console.print(f"run {run_id} was left by a launcher that died; it is marked KILLED", soft_wrap=True)
+
+
+def _fingerprint(prepared: Prepared) -> str:
+    config = {key: value for key, value in to_plain(prepared.config).items() if key not in NOT_IN_FINGERPRINT}
+    return digest_of({"config": config, "stages": {name: stage.id for name, stage in prepared.planned.items()}})
+
+
+def _tags(prepared: Prepared) -> dict[str, str]:
+    tags = {
+        **prepared.config.tags,
+        "backend": prepared.backend.name,
+        "data.digest": prepared.manifest.data_digest,
+        "split": prepared.config.data.split.value,
+    }
+    if "train" in prepared.planned:
+        tags["precision"] = prepared.planned["train"].plan.model.precision.value
+    return tags
+
+
+def _data_facts(prepared: Prepared) -> dict[str, object]:
+    manifest, data = prepared.manifest, prepared.config.data
+    return {
+        "source": manifest.source,
+        "root": data.root or data.csv or data.npz,
+        "digest": manifest.data_digest,
+        "clips": len(manifest.clips),
+        "classes": list(manifest.classes),
+        "splits": {split: sum(manifest.counts(split).values()) for split in report.SPLITS},
+    }
+
+
+def _plan_text(prepared: Prepared) -> str:
+    return json.dumps({name: to_plain(stage.plan) for name, stage in prepared.planned.items()}, indent=1, ensure_ascii=False)
+
+
+def _model_name(config: Config) -> str:
+    return config.model.name if not config.model.builder else config.model.builder.rpartition(":")[2]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.=-]+", "-", name)[:60].strip("-") or "run"
+
+
+def _open_with(config: Config, record: RunRecord) -> str | None:
+    if not config.tracking.enabled:
+        return None
+    if not record.synced:
+        return f"not in MLflow yet: python run.py action=sync run={record.id}"
+    return "make ui" if config.tracking.uri is None else record.mlflow_uri
+
+
+@contextmanager
+def sweep(config: Config, name: str, job_count: int) -> Iterator[str | None]:
+    """Open the MLflow run that a sweep's runs are children of, and close it with the right status.
+
+    Yields:
+        Its MLflow run id, None where there is none.
+    """
+    from launchers import tracking
+
+    outputs = Path(config.outputs).resolve()
+    if not config.tracking.enabled:
+        yield None
+        return
+    parent = tracking.open_parent(name, config.tracking, outputs, {"videolift.jobs": str(job_count)})
+    status = Status.FAILED
+    try:
+        yield parent
+        status = Status.FINISHED
+    except KeyboardInterrupt:
+        status = Status.KILLED
+        raise
+    finally:
+        if parent is not None:
+            tracking.close_parent(parent, status, config.tracking, outputs)

@@ -1,0 +1,82 @@
+"""Follows one submitted stage: its events go to the display and the tracker, its output to a log, its end to the caller."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from launchers.base import HostEnd, Job, Stage
+from launchers.display import StageDisplay
+from videolift import errors, events
+from videolift.entry import STOPPED_EXIT_CODE
+from videolift.errors import StageError, Stopped, VideoliftError
+from videolift.events import Event
+
+TAIL_LINES = 30
+OWN_EXIT_CODES = {
+    kind.exit_code
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, VideoliftError) and kind is not VideoliftError
+}
+
+
+def follow(
+    job: Job, stage: Stage, display: StageDisplay, log_file: Path, on_event: Callable[[Event], None], grace_s: float
+) -> None:
+    """Follow a stage to its end.
+
+    Ctrl-C asks the stage to stop, which keeps what is finished; a second one kills it.
+
+    Raises:
+        StageError: if a host failed; the message says which one first, why, and what it printed last.
+        Stopped: if the stage was asked to stop.
+    """
+    tail: dict[str, deque[str]] = {host: deque(maxlen=TAIL_LINES) for host in stage.hosts}
+    interrupts = 0
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("a", encoding="utf-8") as log:
+        lines = job.follow()
+        while True:
+            try:
+                for host, line in lines:
+                    event = events.parse(line)
+                    if event is None:
+                        tail[host].append(line)
+                        log.write(f"{host}: {line}\n")
+                        log.flush()
+                    else:
+                        display.event(event)
+                        on_event(event)
+                break
+            except KeyboardInterrupt:
+                interrupts += 1
+                display.say(f"stopping {stage.plan.stage}; Ctrl-C again does not wait for it to finish what it is doing")
+                job.stop(grace_s if interrupts == 1 else 0)
+                lines = job.follow()
+    ends = job.ends()
+    if interrupts or any(end.exit_code == STOPPED_EXIT_CODE for end in ends):
+        raise Stopped(f"{stage.plan.stage} was stopped; the same command goes on from there")
+    failed = [end for end in ends if end.exit_code]
+    if failed:
+        raise failure(stage, failed[0], list(tail[failed[0].host]), log_file)
+
+
+def failure(stage: Stage, end: HostEnd, tail: list[str], log_file: Path) -> StageError:
+    """Return what to tell about a failed host: its own clear error, or all that helps to find a defect."""
+    where = stage.plan.stage + (f" on {end.host}" if len(stage.hosts) > 1 else "")
+    if end.exit_code in OWN_EXIT_CODES and end.failure:
+        error = StageError(f"{where}: {end.failure}")
+        error.exit_code = end.exit_code
+        return error
+    if end.exit_code == -signal.SIGKILL:
+        reason = "was killed (signal 9), most often because memory ran out"
+    elif end.exit_code < 0:
+        reason = f"was killed by signal {-end.exit_code} ({signal.strsignal(-end.exit_code)})"
+    else:
+        reason = f"failed with exit code {end.exit_code}: {end.failure or 'no reason given'}"
+    printed = "\n".join(f"  {line}" for line in tail)
+    again = shlex.join(["python", "-m", "videolift.entry", "--root", str(stage.folder.workspace(end.host).root)])
+    return StageError(f"{where} {reason}\nits last lines (all of them: {log_file}):\n{printed}\nalone: PYTHONPATH=src {again}")

@@ -1,0 +1,346 @@
+"""One run in MLflow: what is written, under which name, and how it is written once only.
+
+MlflowClient throughout: the fluent functions ask global state, and MLFLOW_RUN_ID beats what they are given.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import math
+import os
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from launchers import mlflow_model, provenance
+from launchers.cache import event_files
+from launchers.records import RunFolder, RunRecord, StageRecord, Status
+from launchers.redaction import redacted, redacted_text
+from videolift.events import Event, read
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Run
+
+    from launchers.config import Tracking
+
+T = TypeVar("T")
+
+# Limits of MLflow's REST API (mlflow/utils/validation.py).
+MAX_PARAMS = 100  # params, and tags, a call
+MAX_METRICS = 1000  # a call
+MAX_PARAM = 6000  # characters
+MAX_TAG = 8000  # characters
+MAX_KEY = 250  # characters
+MAX_DIGEST = 36  # characters, of a data set
+
+RUN_TAG = "videolift.run"
+COPIED = ("plan.json", provenance.DIFF_FILE)  # from the run's folder, as they are
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # or a uv.lock in the working directory would describe the model
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a metric."""
+
+    key: str
+    step: int
+    value: float
+    time_ms: int
+
+
+def tracking_uri(tracking: Tracking, outputs: Path) -> str:
+    """Return the address that is recorded to, with its credentials."""
+    if tracking.uri:
+        return tracking.uri
+    # SQLAlchemy unquotes the path and takes what follows a question mark for options.
+    path = str(outputs.resolve() / "mlflow.db").replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{path}"
+
+
+def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
+    """Return a client and the id of the experiment, which is made where it is missing."""
+    os.environ.update(ENVIRONMENT, MLFLOW_HTTP_REQUEST_TIMEOUT=str(max(1, math.ceil(tracking.timeout_s))))
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):  # they tell about every table they make
+        logging.getLogger(name).setLevel(logging.WARNING)
+    uri = tracking_uri(tracking, outputs)
+    with _one_at_a_time(outputs):  # two processes that both make the tables disturb each other
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        if experiment is None:
+            place = None if uri.startswith("http") else (outputs.resolve() / "mlartifacts").as_uri()
+            return client, client.create_experiment(tracking.experiment, artifact_location=place)
+    return client, experiment.experiment_id
+
+
+@contextmanager
+def _one_at_a_time(outputs: Path) -> Iterator[None]:
+    outputs.mkdir(parents=True, exist_ok=True)
+    with (outputs / "mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class Recording:
+    """One run in MLflow, found or made. What is there already is not written again. Not safe for several threads."""
+
+    def __init__(self, client: MlflowClient, experiment_id: str, record: RunRecord) -> None:
+        self.client = client
+        self._seen: dict[tuple[str, int], Point] = {}
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._tags: dict[str, str] = {}
+        run = self._find(experiment_id, record)
+        if run is None:
+            self.run_id = self._create(experiment_id, record)
+            return
+        self.run_id = run.info.run_id
+        self._seen = {(p.key, p.step): p for p in history(client, run)}
+
+    def _find(self, experiment_id: str, record: RunRecord) -> Run | None:
+        found = self.client.search_runs(
+            [experiment_id],
+            f"tags.`{RUN_TAG}` = '{record.id}'",
+            max_results=10,
+            order_by=["attributes.start_time DESC"],
+        )
+        return next((r for r in found if r.info.run_id == record.mlflow_run), found[0] if found else None)
+
+    def _create(self, experiment_id: str, record: RunRecord) -> str:
+        tags = {RUN_TAG: record.id, **({"mlflow.parentRunId": record.parent} if record.parent else {})}
+        run = self.client.create_run(experiment_id, int(record.created * 1000), tags, record.name)
+        return str(run.info.run_id)
+
+    def begin(self, record: RunRecord, folder: RunFolder) -> None:
+        """Write what is known when a run starts; a run that was ended is open again."""
+        self.client.update_run(self.run_id, status=Status.RUNNING.value)
+        self._params(record)
+        self._describe(record, folder)
+        dataset = dataset_input(record)
+        inputs = self.client.get_run(self.run_id).inputs
+        known = [known.dataset.digest for known in inputs.dataset_inputs] if inputs else []
+        if dataset is not None and dataset.dataset.digest not in known:
+            self.client.log_inputs(self.run_id, [dataset])
+
+    def stage(self, stage: StageRecord) -> None:
+        """Write which stage begins, and which run computed it where it is not this one."""
+        tags = {f"videolift.stage.{stage.name}": stage.id}
+        if stage.cached:
+            tags[f"videolift.cached.{stage.name}"] = stage.origin or "unknown"
+        self.tags(tags)
+
+    def points(self, points: Iterable[Point]) -> None:
+        """Write values that are new, or newer than what is there for their key and step."""
+        from mlflow.entities import Metric
+
+        fresh = [p for p in points if is_news(p, self._seen.get((p.key, p.step)))]
+        for batch in chunks(fresh, MAX_METRICS):
+            metrics = [Metric(p.key, p.value, p.time_ms, p.step) for p in batch]
+            self.client.log_batch(self.run_id, metrics=metrics, synchronous=True)
+            self._seen.update({(p.key, p.step): p for p in batch})
+
+    def stages(self, record: RunRecord) -> None:
+        """Write what the stages' own files say and is not written yet."""
+        for stage in record.stages:
+            self.stage(stage)
+            found = [(event, output) for file, output in event_files(Path(stage.folder)) for event in read(file)]
+            self.points(newest(point_of(event) for event, _ in found if event["type"] == "metric"))
+            for event, output in found:
+                self.event(event, output)
+
+    def event(self, event: Event, output: Path) -> None:
+        """Write what an event announces; a file that is not here yet is written when the event is repeated."""
+        if event["type"] == "tag":
+            self.tags({event["key"]: event["value"]})
+        elif event["type"] == "artifact":
+            file = output / event["path"]
+            # A job says which file; it must not be able to name one of ours.
+            if file.exists() and file.resolve().is_relative_to(output.resolve()):
+                self.artifact(file, name_of(event["folder"]) if event.get("folder") else "")
+
+    def artifact(self, file: Path, folder: str) -> None:
+        """Write a file or folder, unless this very version was written already."""
+        state = (file.stat().st_mtime_ns, file.stat().st_size)
+        target = posixpath.join(folder, file.name)
+        if self._sent.get(target) == state:
+            return
+        if file.is_dir():
+            self.client.log_artifacts(self.run_id, str(file), target)
+        else:
+            self.client.log_artifact(self.run_id, str(file), folder or None)
+        self._sent[target] = state
+
+    def tags(self, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        fresh = {k: v for k, v in tags.items() if self._tags.get(k) != v}
+        for batch in chunks(list(fresh.items()), MAX_PARAMS):
+            written = [RunTag(name_of(key), cut(redacted_text(value), MAX_TAG)) for key, value in batch]
+            self.client.log_batch(self.run_id, tags=written, synchronous=True)
+        self._tags.update(fresh)
+
+    def end(self, record: RunRecord, folder: RunFolder, *, log_model: bool) -> None:
+        """Write what is known when a run ends; a detached run, which still runs, stays open."""
+        self._describe(record, folder)
+        train = next((s for s in record.stages if s.name == "train" and s.status is Status.FINISHED), None)
+        if train and log_model:
+            mlflow_model.log_model(self.client, self.run_id, train)
+        if record.status is not Status.RUNNING:
+            end_ms = int(record.ended * 1000) if record.ended else None
+            self.client.set_terminated(self.run_id, record.status.value, end_ms)
+
+    def _params(self, record: RunRecord) -> None:
+        from mlflow.entities import Param
+
+        there = self.client.get_run(self.run_id).data.params
+        wanted = params(record.config)
+        changed = [f"{key}: {there[key]} -> {value}" for key, value in wanted.items() if there.get(key, value) != value]
+        for batch in chunks([(k, v) for k, v in wanted.items() if k not in there], MAX_PARAMS):
+            self.client.log_batch(self.run_id, params=[Param(k, v) for k, v in batch], synchronous=True)
+        if changed:  # a param is written once in MLflow, and a run may be resumed with more epochs
+            self.tags({"videolift.changed_params": "\n".join(changed)})
+
+    def _describe(self, record: RunRecord, folder: RunFolder) -> None:
+        self.tags({**provenance.captured_tags(folder.path), **run_tags(record)})
+        recorded = replace(record, synced=True)  # as it will be once this is written
+        self.client.log_text(self.run_id, plain_json(redacted(asdict(recorded))), "run.json")
+        self.client.log_text(self.run_id, plain_yaml(redacted(record.config)), "config.yaml")
+        for name in COPIED:
+            if (folder.path / name).is_file():
+                self.artifact(folder.path / name, "")
+
+
+def history(client: MlflowClient, run: Run) -> list[Point]:
+    """Return every value of every metric of a run."""
+    return [
+        Point(m.key, m.step, m.value, m.timestamp)
+        for key in run.data.metrics
+        for m in client.get_metric_history(run.info.run_id, key)
+    ]
+
+
+def is_news(point: Point, there: Point | None) -> bool:
+    """Tell whether a value has to be written: none is there for its key and step, or an older one that differs.
+
+    A stage that was killed does its last epoch again. MLflow cannot replace a value, but shows the newest.
+    """
+    if there is None:
+        return True
+    same = point.value == there.value or (math.isnan(point.value) and math.isnan(there.value))
+    return point.time_ms > there.time_ms and not same
+
+
+def point_of(event: Event) -> Point:
+    return Point(name_of(event["key"]), int(event.get("step", 0)), float(event["value"]), int(event["time"] * 1000))
+
+
+def newest(points: Iterable[Point]) -> list[Point]:
+    """Return the newest value of each key and step."""
+    found: dict[tuple[str, int], Point] = {}
+    for point in points:
+        known = found.get((point.key, point.step))
+        if known is None or point.time_ms >= known.time_ms:
+            found[point.key, point.step] = point
+    return list(found.values())
+
+
+def name_of(key: str) -> str:
+    """Return a name that MLflow accepts: letters of any script, digits and ``_-./: ``, and no path out of itself."""
+    name = posixpath.normpath(re.sub(r"[^/\w.\- :]", "_", key)).lstrip("/")
+    return "_" if name in ("", ".") or name.startswith("..") else name[:MAX_KEY]
+
+
+def cut(text: str, limit: int) -> str:
+    """Return the text, cut visibly where it is longer than the limit."""
+    note = f" ... cut: {len(text)} characters"
+    return text if len(text) <= limit else text[: limit - len(note)] + note
+
+
+def flattened(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings under the names that the command line has for them."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        flat.update(flattened(value, f"{name}.") if isinstance(value, dict) and value else {name: value})
+    return flat
+
+
+def params(config: dict[str, Any]) -> dict[str, str]:
+    """Return settings as MLflow's params; ``config.yaml`` keeps whole what is too long for one."""
+    texts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in flattened(config).items()}
+    return {name_of(k): cut(redacted_text(v), MAX_PARAM) for k, v in texts.items()}
+
+
+def run_tags(record: RunRecord) -> dict[str, str]:
+    backend = record.config.get("backend")
+    tags = {
+        "mlflow.source.name": "run.py",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.note.content": note(record),
+        "videolift.fingerprint": record.fingerprint,
+        "videolift.data.digest": str(record.data.get("digest", "")),
+        "videolift.backend": str(backend.get("name", "") if isinstance(backend, dict) else backend or ""),
+        "videolift.error": record.error or "",
+    }
+    return {**{k: v for k, v in tags.items() if v}, **record.tags}
+
+
+def note(record: RunRecord) -> str:
+    """Return the description that MLflow shows above a run, in Markdown."""
+    data, classes = record.data, record.data.get("classes", [])
+    count = len(classes) if isinstance(classes, (list, tuple)) else classes
+    split = ", ".join(f"{name} {size}" for name, size in data.get("splits", {}).items())
+    lines = [f"Run `{record.id}`."]
+    if data:
+        where = data.get("root") or data.get("source") or "data"
+        lines.append(f"Data: `{where}`, {data.get('clips', '?')} clips, {count} classes, {split or 'no split'}.")
+    if record.error:
+        lines.append(f"Error: {record.error}")
+    return "\n\n".join(lines)
+
+
+def dataset_input(record: RunRecord) -> DatasetInput | None:
+    """Return the run's data as an MLflow dataset, None where its digest is not known."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    if not record.data.get("digest"):
+        return None
+    data = redacted(record.data)
+    columns = [{"name": name, "type": "string", "required": True} for name in ("path", "label", "group", "split")]
+    root = str(data.get("root") or data.get("source") or "data")
+    dataset = Dataset(
+        name=os.path.basename(root.rstrip("/")) or root,
+        digest=str(data["digest"])[:MAX_DIGEST],
+        source_type="local",
+        source=json.dumps({"uri": root}, ensure_ascii=False),
+        schema=json.dumps({"mlflow_colspec": columns}),
+        profile=json.dumps(data, ensure_ascii=False),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def plain_json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, default=str)
+
+
+def plain_yaml(value: Any) -> str:
+    from yaml import safe_dump
+
+    return str(safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

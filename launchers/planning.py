@@ -1,0 +1,201 @@
+"""What would run: the stages of an experiment, their ids, channels and what is finished already."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from launchers.base import Stage
+from launchers.cache import Cache, StageFolder
+from launchers.config import Config
+from videolift.errors import ConfigError
+from videolift.manifest import Manifest
+from videolift.plan import MANIFEST_FILE, SOURCE_FOLDER, Plan, digest_of, to_plain
+from videolift.provenance import library_versions, source_digest
+from videolift.settings import Data, Model, Precision, Preprocess, Source, resolved_sampling
+from videolift.workspace import Kind
+
+ID_LENGTH = 16  # hex digits of a stage's id
+KINDS = {
+    "preprocess": Kind.processing,
+    "train": Kind.training,
+    "evaluate": Kind.training,
+    "visualize": Kind.training,
+}
+NEEDS = {
+    "preprocess": (),
+    "train": ("preprocess",),
+    "evaluate": ("preprocess", "train"),
+    "visualize": ("preprocess", "train", "evaluate"),
+}
+# Knobs that cannot change the bytes of finished arrays: speed, and when to give up.
+NOT_IN_PREPROCESS_ID = ("workers", "bad_video", "max_bad_share", "sampling")
+
+
+@dataclass
+class PlannedStage:
+    """One stage of the plan."""
+
+    name: str
+    id: str
+    plan: Plan
+    hosts: tuple[str, ...]
+    builder: dict[str, bytes] = field(default_factory=dict)  # a user's own source: relative path -> content
+
+
+def plan_stages(config: Config, manifest: Manifest, precision: Precision) -> dict[str, PlannedStage]:
+    """Return every stage up to the last one asked for, in order; inputs of a stage come before it.
+
+    Args:
+        precision: what ``auto`` is on the backend.
+    """
+    model = config.model if config.model.precision is not Precision.auto else replace(config.model, precision=precision)
+    builder = builder_source(model)
+    ids: dict[str, str] = {}
+    planned = {}
+    for name in KINDS:
+        if not any(name == s or name in NEEDS[s] for s in config.stages):
+            continue
+        ids[name] = stage_id(name, _determinants(name, config, model, manifest, ids, builder))
+        plan = Plan(
+            stage=name,
+            id=ids[name],
+            data=config.data,
+            preprocess=config.preprocess,
+            model=model,
+            seed=config.seed,
+            manifest_digest=manifest.digest,
+            system_interval_s=config.tracking.system_interval_s if config.tracking.system_metrics else 0.0,
+        )
+        count = {"preprocess": config.backend.preprocess, "train": config.backend.train}.get(name)
+        hosts = tuple(f"algo-{n + 1}" for n in range(count.instance_count if count else 1))
+        planned[name] = PlannedStage(name, ids[name], plan, hosts, builder if name == "train" else {})
+    return planned
+
+
+def stage_id(name: str, determinants: dict[str, Any]) -> str:
+    return f"{name}-{digest_of(determinants)[:ID_LENGTH]}"
+
+
+def _determinants(
+    name: str, config: Config, model: Model, manifest: Manifest, ids: dict[str, str], builder: dict[str, bytes]
+) -> dict[str, Any]:
+    shared = {"source": source_digest(name), "libraries": library_versions(name)}
+    if name == "preprocess":
+        return {**shared, "settings": preprocess_determinants(config.data, config.preprocess), "data": manifest.data_digest}
+    inputs = {stage: ids[stage] for stage in NEEDS[name]}
+    if name == "train":
+        settings = {**to_plain(model), "builder": {path: _sha256(content) for path, content in builder.items()}}
+        return {**shared, "inputs": inputs, "settings": settings, "seed": config.seed, "manifest": manifest.digest}
+    return {**shared, "inputs": inputs}
+
+
+def preprocess_determinants(data: Data, p: Preprocess) -> dict[str, Any]:
+    """Return the settings that decide the bytes of the arrays."""
+    settings = {key: value for key, value in to_plain(p).items() if key not in NOT_IN_PREPROCESS_ID}
+    settings["sampling"] = resolved_sampling(p).value
+    return {**settings, "source": data.source.value, "axes": data.axes if data.source is Source.npz else None}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def builder_source(model: Model) -> dict[str, bytes]:
+    """Return the source files of ``model.builder``: relative path -> content.
+
+    Raises:
+        ConfigError: if it names no file or package.
+    """
+    if not model.builder:
+        return {}
+    place, _, function = model.builder.rpartition(":")
+    if not place or not function:
+        raise ConfigError(f"model.builder: must be file.py:function or package.module:function, got {model.builder!r}")
+    if place.endswith(".py"):
+        file = Path(place)
+        if not file.is_file():
+            raise ConfigError(f"model.builder: no file {file.resolve()}")
+        return {file.name: file.read_bytes()}
+    top = place.split(".")[0]
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"model.builder: no package {top!r} can be imported here; install it or name a file.py:function")
+    origin = Path(spec.origin)
+    if not spec.submodule_search_locations:
+        return {origin.name: origin.read_bytes()}
+    folder = origin.parent
+    return {str(f.relative_to(folder.parent)): f.read_bytes() for f in sorted(folder.rglob("*.py"))}
+
+
+def prepare_stage(planned: PlannedStage, folder: Path, manifest: Manifest, config: Config, inputs: dict[str, Path]) -> Stage:
+    """Write the plan into the stage's folder and return what a backend submits.
+
+    Args:
+        inputs: the folders of the finished stages that this one needs.
+    """
+    stage_folder = StageFolder(folder, KINDS[planned.name])
+    shutil.rmtree(stage_folder.plan, ignore_errors=True)
+    stage_folder.plan.mkdir(parents=True)
+    planned.plan.write(stage_folder.plan)
+    (stage_folder.plan / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+    for path, content in planned.builder.items():
+        file = stage_folder.plan / SOURCE_FOLDER / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    channels = {"plan": stage_folder.plan, **input_channels(planned.name, inputs)}
+    stage = Stage(planned.plan, KINDS[planned.name], stage_folder, planned.hosts, channels)
+    if planned.name == "preprocess":
+        stage.shares["videos"] = _deal(stage, manifest, config.data)
+    return stage
+
+
+def input_channels(name: str, inputs: dict[str, Path]) -> dict[str, Path]:
+    """Return the channels that carry the results of earlier stages."""
+    channels = {}
+    if "preprocess" in NEEDS[name]:
+        channels["arrays"] = StageFolder(inputs["preprocess"], Kind.processing).arrays
+    if "train" in NEEDS[name]:
+        trained = StageFolder(inputs["train"], Kind.training).first
+        channels |= {"model": trained.model, "training": trained.output}
+    if "evaluate" in NEEDS[name]:
+        channels["evaluation"] = StageFolder(inputs["evaluate"], Kind.training).first.output
+    return channels
+
+
+def _deal(stage: Stage, manifest: Manifest, data: Data) -> dict[str, Path]:
+    """Give each host a folder that holds its share of the input, as links."""
+    from videolift.parts import host_of  # numpy, which a plan does not need
+
+    if data.source is not Source.npz and len(stage.hosts) == 1:
+        return {stage.hosts[0]: data_root(data)}
+    shutil.rmtree(stage.folder.shares, ignore_errors=True)
+    shares = {host: stage.folder.shares / host for host in stage.hosts}
+    for share in shares.values():
+        share.mkdir(parents=True)
+    if data.source is Source.npz:
+        file = Path(str(data.npz)).resolve()
+        (shares[stage.hosts[0]] / file.name).symlink_to(file)
+        return shares
+    for number, clip in enumerate(manifest.clips):
+        link = shares[stage.hosts[host_of(number, len(stage.hosts))]] / clip.id
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((data_root(data) / clip.id).resolve())
+    return shares
+
+
+def data_root(data: Data) -> Path:
+    """Return the folder that clip ids are relative to."""
+    if data.root is None and data.csv is not None:
+        return Path(data.csv).resolve().parent
+    return Path(str(data.root)).resolve()
+
+
+def finished_stages(planned: dict[str, PlannedStage], cache: Cache) -> dict[str, str]:
+    """Return the stages that need not run, with the id of the run that computed each."""
+    found = {name: cache.finished(stage.id) for name, stage in planned.items()}
+    return {name: origin for name, origin in found.items() if origin is not None}

@@ -1,0 +1,100 @@
+"""From a checked configuration to what would run: data present, manifest made, stages planned. Nothing expensive."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from launchers.base import Backend
+from launchers.checksums import open_checksums
+from launchers.config import Config
+from launchers.local import SOURCE, LocalBackend
+from launchers.outputs import Outputs
+from launchers.planning import PlannedStage, plan_stages
+from videolift.errors import ConfigError, DataError, StageError
+from videolift.manifest import Manifest, make_manifest
+from videolift.settings import CHANNELS, Data, Precision, Preprocess, Source, problems
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"local": LocalBackend}
+
+
+@dataclass
+class Prepared:
+    """An experiment that is ready to run."""
+
+    config: Config  # with the data's place and, for existing arrays, their shape filled in
+    backend: Backend
+    manifest: Manifest
+    planned: dict[str, PlannedStage]
+
+
+def prepare(config: Config, outputs: Outputs, say: Callable[[str], None]) -> Prepared:
+    """Find everything that is wrong before the first expensive step.
+
+    Raises:
+        ConfigError: if a setting does not fit the backend or the data.
+        DataError: if the data cannot be used as asked.
+    """
+    backend = find_backend(config)
+    config = replace(config, data=_present_data(config.data, outputs, say))
+    if config.data.source is Source.npz:
+        config = replace(config, preprocess=_shape_of_arrays(config.data, config.preprocess))
+        wrong = problems(config.data, config.preprocess, config.model)
+        if wrong:
+            raise ConfigError("the arrays do not fit the settings:\n" + "\n".join(f"  {line}" for line in wrong))
+    with open_checksums(outputs.checksums) as checksums:
+        manifest = make_manifest(config.data, config.seed, checksums.of)
+    precision = backend.precision() if config.model.precision is Precision.auto else config.model.precision
+    return Prepared(config, backend, manifest, plan_stages(config, manifest, precision))
+
+
+def find_backend(config: Config) -> Backend:
+    """Return the backend, having asked it whether the stages can run on it."""
+    name = config.backend.name
+    if name not in BACKENDS:
+        raise ConfigError(
+            f"backend.name: {name} is not built yet; what runs today is backend={', '.join(BACKENDS)}. "
+            "The experiment is the same there"
+        )
+    backend = BACKENDS[name]()
+    counts = {"preprocess": config.backend.preprocess.instance_count, "train": config.backend.train.instance_count}
+    wrong = [line for stage, hosts in counts.items() for line in backend.check(stage, hosts)]
+    if config.data.source is Source.npz and counts["preprocess"] > 1:
+        wrong.append("backend.preprocess.instance_count: data=npz is one file, which cannot be divided; leave it at 1")
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return backend
+
+
+def _present_data(data: Data, outputs: Outputs, say: Callable[[str], None]) -> Data:
+    if data.source is not Source.demo:
+        return data
+    if not outputs.demo.is_dir():
+        say(f"generating the demo videos in {outputs.demo} (once)")
+        # A process of its own: the launcher imports no video library.
+        command = [sys.executable, "-m", "videolift.demo", str(outputs.demo)]
+        environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+        made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if made.returncode:
+            raise StageError(f"{outputs.demo}: the demo videos could not be generated:\n{made.stderr.strip()}")
+    return replace(data, root=str(outputs.demo))
+
+
+def _shape_of_arrays(data: Data, p: Preprocess) -> Preprocess:
+    """Return the settings with the arrays' own shape: nothing is decoded or resized."""
+    from videolift.npz import npz_shape, resolve_axes
+
+    file = Path(str(data.npz))
+    shape = npz_shape(file)
+    original = resolve_axes(shape, data.axes) == "original"
+    channels = shape[4] if len(shape) > 4 else 1
+    if channels not in CHANNELS.values():
+        raise DataError(f"{file}: X has {channels} channels in shape {shape}; must be 1 (gray) or 3 (RGB); check data.axes")
+    height, width, depth = shape[1:4] if original else (shape[2], shape[3], shape[1])
+    return replace(p, depth=depth, height=height, width=width, color=channels == CHANNELS[True])
+
+

@@ -1,0 +1,100 @@
+"""What is kept of a run in ``outputs/runs/<id>/run.json``: enough to record it again, anywhere, later."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from videolift.errors import ConfigError
+
+
+class Status(str, Enum):
+    """MLflow's run statuses."""
+
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
+
+
+@dataclass
+class StageRecord:
+    """One stage of a run."""
+
+    name: str
+    id: str
+    folder: str  # of the stage: absolute; its job roots, events and results lie below
+    cached: bool = False
+    origin: str | None = None  # run id that computed it, where cached
+    status: Status = Status.RUNNING
+    started: float = 0.0  # Unix seconds
+    ended: float | None = None
+
+
+@dataclass
+class RunRecord:
+    """One run."""
+
+    id: str
+    name: str
+    fingerprint: str  # equal for runs of the same command on the same data and code
+    config: dict[str, Any]  # resolved, nested, plain values
+    created: float = field(default_factory=time.time)
+    ended: float | None = None
+    status: Status = Status.RUNNING
+    error: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)  # source, root, digest, clips, classes, splits
+    stages: list[StageRecord] = field(default_factory=list)
+    parent: str | None = None  # MLflow run id of a sweep's parent
+    mlflow_run: str | None = None  # MLflow run id, once there is one
+    mlflow_uri: str | None = None  # tracking URI that mlflow_run belongs to
+    synced: bool = False  # everything above is in MLflow
+
+
+class RunFolder:
+    """``outputs/runs/<id>/``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def record_file(self) -> Path:
+        return self.path / "run.json"
+
+    def save(self, record: RunRecord) -> None:
+        """Write the record atomically."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.record_file.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(asdict(record), indent=1, ensure_ascii=False), encoding="utf-8")
+        temporary.replace(self.record_file)
+
+    def load(self) -> RunRecord:
+        """Raise ConfigError where there is no such run."""
+        if not self.record_file.is_file():
+            known = ", ".join(sorted(p.name for p in self.path.parent.glob("*/") if (p / "run.json").is_file())[-3:])
+            raise ConfigError(f"run: no run {self.path.name!r} in {self.path.parent}; the newest are: {known or 'none'}")
+        raw = json.loads(self.record_file.read_text(encoding="utf-8"))
+        raw["stages"] = [StageRecord(**{**s, "status": Status(s["status"])}) for s in raw["stages"]]
+        raw["status"] = Status(raw["status"])
+        return RunRecord(**raw)
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Hold the run while its launcher lives; yields False where another process does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True

@@ -1,0 +1,104 @@
+"""What is printed about a plan and about a finished run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from launchers.cache import StageFolder
+from launchers.outputs import Outputs
+from launchers.planning import NEEDS, finished_stages
+from launchers.preparing import Prepared
+from launchers.records import RunRecord, StageRecord
+from videolift.files import EVALUATION_FILE
+from videolift.manifest import Manifest
+from videolift.parts import clips_a_part, frame_shape
+from videolift.settings import Split, resolved_sampling
+from videolift.workspace import Kind
+
+SPLITS = ("train", "val", "test")
+
+
+def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
+    """Print what would run: data, stages with their ids and inputs, and what is finished already."""
+    config, manifest = prepared.config, prepared.manifest
+    megabytes = sum(clip.size for clip in manifest.clips) / 1e6
+    console.print(f"data      {manifest.source}: {len(manifest.clips)} clips of {len(manifest.classes)} classes, {megabytes:.1f} MB")
+    console.print(f"split     {split_text(manifest, config.data.split)}")
+    p = config.preprocess
+    size = len(manifest.clips) * (p.windows or 1)
+    for number in frame_shape(p):
+        size *= number
+    console.print(
+        f"arrays    uint8 {frame_shape(p)} a clip, {resolved_sampling(p).value} sampling, about {size / 1e6:.1f} MB "
+        f"in parts of {clips_a_part(p)} clips",
+        highlight=False,
+    )
+    finished = finished_stages(prepared.planned, outputs.cache)
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "id", "hosts", "from", "state"):
+        table.add_column(column)
+    for name, stage in prepared.planned.items():
+        state = f"cached (computed by {finished[name]})" if name in finished else "would run"
+        if name not in config.stages and name not in finished:
+            state = "missing: not in stages"
+        inputs = ", ".join(NEEDS[name]) or str(config.data.root or config.data.csv or config.data.npz)
+        table.add_row(name, stage.id, str(len(stage.hosts)), inputs, state)
+    console.print(table, soft_wrap=True)
+
+
+def split_text(manifest: Manifest, split: Split) -> str:
+    counts = ", ".join(f"{sum(manifest.counts(name).values())} {name}" for name in SPLITS)
+    leak = f", {manifest.leak_rate:.1%} of the test clips share a group with training clips" if manifest.leak_rate else ""
+    return f"{split.value}: {counts}{leak}"
+
+
+def print_summary(console: Console, record: RunRecord, prepared: Prepared, outputs: Outputs, open_with: str | None) -> None:
+    """Print the table that a run ends with."""
+    rows = [
+        ("clips", str(len(prepared.manifest.clips))),
+        ("classes", str(len(prepared.manifest.classes))),
+        ("split", split_text(prepared.manifest, prepared.config.data.split)),
+        *_accuracy_rows(record),
+        ("stages", ", ".join(f"{s.name}{' (cached)' if s.cached else ''}" for s in record.stages)),
+        ("run", str(outputs.run(record.id).path)),
+    ]
+    if open_with:
+        rows.append(("open", open_with))
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print()
+    console.print(table)
+
+
+def _accuracy_rows(record: RunRecord) -> list[tuple[str, str]]:
+    found = read_evaluation(record)
+    if found is None:
+        return []
+    metrics = found["metrics"]
+    rows = [("test accuracy", f"{metrics['test_accuracy']:.3f} on {found['samples']} samples")]
+    if found["videos"] != found["samples"]:
+        rows.append(("", f"{metrics['test_video_accuracy']:.3f} on {found['videos']} whole videos"))
+    rows.append(("epoch", f"{found['epoch']} ({'lowest validation loss' if found['epoch_chosen_by'] == 'best' else 'last'})"))
+    return rows
+
+
+def read_evaluation(record: RunRecord) -> dict[str, Any] | None:
+    """Return the evaluation of a run, None where it has none."""
+    stage = _stage(record, "evaluate")
+    file = StageFolder(Path(stage.folder), Kind.training).first.output / EVALUATION_FILE if stage else None
+    if file is None or not file.is_file():
+        return None
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _stage(record: RunRecord, name: str) -> StageRecord | None:
+    return next((stage for stage in record.stages if stage.name == name), None)

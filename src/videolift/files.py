@@ -1,0 +1,15 @@
+"""Names of the files that stages hand to each other and to people."""
+
+from __future__ import annotations
+
+# beside the model, in the job's model folder
+MODEL_FILE = "model.keras"
+CLASSES_FILE = "classes.txt"  # one class a line, in the order of the network's outputs
+SETTINGS_FILE = "settings.json"  # preprocessing of the clips that the model expects, library versions
+
+# in the job's output folder
+HISTORY_FILE = "history.json"
+RESULT_FILE = "result.txt"  # as the original scripts wrote it
+EVALUATION_FILE = "evaluation.json"
+PER_CLASS_FILE = "per_class.csv"
+PREDICTIONS_FILE = "predictions.csv"

@@ -1,0 +1,118 @@
+"""Existing arrays as a data source: ``.npz`` files with X and Y, those of the scripts of 3DCNN too."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from videolift.errors import DataError
+from videolift.listing import Entry, Listing, lines_of
+from videolift.settings import Data
+
+
+def npz_shape(path: Path) -> tuple[int, ...]:
+    """Return the shape of X in an .npz file from its header, without reading the pixels."""
+    return _header(path, "X")[0]
+
+
+def resolve_axes(shape: Sequence[int], axes: str = "auto") -> str:
+    """Return ``videolift`` or ``original``.
+
+    The first is (clip, frame, height, width, channel), the second (clip, height, width, frame, channel); both may lack
+    the last axis where they are gray.
+
+    Raises:
+        DataError: not such an array, or ``axes=auto`` and the shape fits both.
+    """
+    shown = "x".join(map(str, shape))
+    if len(shape) not in (4, 5) or (len(shape) == 5 and shape[4] not in (1, 3)):
+        raise DataError(
+            f"data.npz: X is {shown}; expected (clip, frame, height, width, channel) or (clip, height, width, frame, "
+            "channel) with 1 or 3 channels, or gray without the last axis."
+        )
+    if axes != "auto":
+        return axes
+    original, ours = shape[1] == shape[2], shape[2] == shape[3]
+    if original == ours:
+        raise DataError(
+            f"data.npz: X is {shown}, from which the axis of the frames cannot be told. Say data.axes=original for "
+            "(clip, height, width, frame, channel) or data.axes=videolift for (clip, frame, height, width, channel)."
+        )
+    return "original" if original else "videolift"
+
+
+def list_rows(data: Data) -> Listing:
+    """List the rows of ``data.npz``; classes keep the order of Y's indices, those without a row left out."""
+    path = Path(data.npz or "").expanduser()
+    shape, itemsize = _header(path, "X")
+    resolve_axes(shape, data.axes)
+    with _readable(path), np.load(path, allow_pickle=False) as arrays:
+        labels, width = _label_indices(arrays["Y"], path)
+    if len(labels) != shape[0]:
+        raise DataError(f"{path}: X has {shape[0]} rows but Y has {len(labels)}. Save them together again.")
+    names = [str(index) for index in range(width)]
+    if data.classes:
+        names = [line for _, line in lines_of(Path(data.classes).expanduser(), "data.classes")]
+        if len(names) < width or len(set(names)) < len(names):
+            raise DataError(
+                f"data.classes={data.classes}: {len(names)} names ({len(set(names))} different) for the {width} "
+                f"classes of Y in {path}. Write one different name a line, in the order of Y's indices."
+            )
+    size = int(np.prod(shape[1:], dtype=np.int64)) * itemsize
+    used = set(labels)
+    entries = []
+    for row, label in enumerate(labels):
+        clip_id = f"row-{row:06d}"
+        entries.append(Entry(clip_id, names[label], clip_id, path, size, row=row))
+    note = f"{path}: does not say which rows come from one recording, so every row counts as its own group"
+    return Listing(tuple(name for index, name in enumerate(names) if index in used), tuple(entries), (note,))
+
+
+def _label_indices(y: Any, path: Path) -> tuple[list[int], int]:
+    """Return each row's class index and the number of classes, from indices or one-hot rows."""
+    expected = f"{path}: Y must be class indices (clip,) or one-hot rows (clip, class)"
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.size == 0 or y.dtype.kind not in "biuf" or y.ndim not in (1, 2):
+        raise DataError(f"{expected}; it is {y.dtype} {y.shape}. Save it again.")
+    bad = np.nonzero(((y != 0) & (y != 1)).any(1) | (y.sum(1) != 1) if y.ndim == 2 else (y < 0) | (y != np.floor(y)))[0]
+    if len(bad):
+        raise DataError(f"{expected}; row {bad[0]} is {y[bad[0]]}. Save it again.")
+    indices = y.argmax(1) if y.ndim == 2 else y.astype(np.int64)
+    return indices.tolist(), int(y.shape[1] if y.ndim == 2 else indices.max() + 1)
+
+
+def _header(path: Path, key: str) -> tuple[tuple[int, ...], int]:
+    """Return shape and bytes an element of an array in an .npz file."""
+    with _readable(path), zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        lacking = [key for key in ("X", "Y") if key not in names]
+        if lacking:
+            raise DataError(
+                f"{path}: no array {' and no array '.join(lacking)}; it has {', '.join(names) or 'none'}. Save it with "
+                "numpy.savez(path, X=clips, Y=labels)."
+            )
+        with archive.open(f"{key}.npy") as file:
+            # Version 3 differs from 2 in the encoding of field names only, which plain arrays do not have.
+            read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = read(file)
+    if dtype.kind not in "biuf":
+        raise DataError(f"{path}: {key} is {dtype}, not numbers. Save it again as one array of uint8 or float32.")
+    return shape, dtype.itemsize
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise DataError(f"{path}: no such file. data.npz names it; say data.npz=FILE.") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise DataError(f"{path}: not a complete .npz file ({error}). Make it again with numpy.savez.") from error

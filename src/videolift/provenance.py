@@ -1,0 +1,59 @@
+"""What determines a stage's result besides its settings and data: our own source, and the libraries that make its bytes."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import platform
+from importlib import metadata
+from pathlib import Path
+
+PACKAGE = "videolift"
+FOLDER = Path(__file__).parent
+
+# Whose versions belong to a stage's id, by the module that runs it.
+LIBRARIES = {
+    "preprocess": ("av", "numpy", "opencv-python-headless"),
+    "train": ("keras", "numpy", "tensorflow"),
+    "evaluate": ("keras", "numpy", "tensorflow"),
+    "visualize": ("matplotlib", "numpy"),
+}
+
+
+def source_digest(module: str) -> str:
+    """Return the SHA-256 of a module of this package and of all that it imports from this package, directly or not."""
+    digest = hashlib.sha256()
+    for name in sorted(imported_modules(module)):
+        digest.update(name.encode() + b"\0" + (FOLDER / f"{name}.py").read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def imported_modules(module: str) -> set[str]:
+    """Return the names, without the package's, of a module and of what it imports from the package."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        waiting += _direct_imports(FOLDER / f"{name}.py")
+    return found
+
+
+def _direct_imports(file: Path) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
+            names.append(str(node.module).split(".")[1])
+        elif isinstance(node, ast.Import):
+            names += [a.name.split(".")[1] for a in node.names if a.name.startswith(f"{PACKAGE}.")]
+    return [name for name in names if (FOLDER / f"{name}.py").is_file()]
+
+
+def library_versions(stage: str) -> dict[str, str]:
+    """Return the versions of the libraries that make a stage's bytes, and the architecture, without importing them."""
+    versions = {name: metadata.version(name) for name in LIBRARIES[stage]}
+    return {**versions, "machine": platform.machine()}

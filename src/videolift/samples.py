@@ -1,0 +1,69 @@
+"""Training and test samples: rows of the merged arrays, by split, in an order that is a function of (seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from videolift.manifest import Manifest
+from videolift.parts import INDEX_FILE, Pixels, Rows, read_index
+
+Batch = tuple[Pixels, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of one split.
+
+    ``rows`` int64 (sample, 2): part and row in it. ``labels`` int64 (sample,): class index. ``clips``: clip id a sample.
+    """
+
+    source: Rows
+    rows: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    clips: list[str]
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def steps(self, batch: int) -> int:
+        return -(-len(self) // batch)
+
+    def batches(self, batch: int, order: npt.NDArray[np.int64] | None = None) -> Iterator[Batch]:
+        """Yield uint8 (sample, frame, height, width, channel) and one-hot float32 (sample, class); the last may be smaller."""
+        order = np.arange(len(self)) if order is None else order
+        one_hot = np.eye(self.classes, dtype=np.float32)
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            yield self.source.gather(self.rows[chosen]), one_hot[self.labels[chosen]]
+
+
+def load_samples(arrays: Path, manifest: Manifest) -> dict[str, Samples]:
+    """Return the samples of every split ("train", "val", "test"); a split without any is there and empty."""
+    source = Rows(arrays)
+    split_of = {clip.id: clip.split for clip in manifest.clips}
+    found: dict[str, list[tuple[int, int, int, str]]] = {"train": [], "val": [], "test": []}
+    for entry in read_index(arrays / INDEX_FILE):
+        split = split_of.get(entry.clip)
+        if split in found:
+            found[split] += [(entry.part, row, entry.label, entry.clip) for row in range(entry.start, entry.stop)]
+    return {
+        split: Samples(
+            source,
+            np.array([s[:2] for s in samples], np.int64).reshape(-1, 2),
+            np.array([s[2] for s in samples], np.int64),
+            [s[3] for s in samples],
+            len(manifest.classes),
+        )
+        for split, samples in found.items()
+    }
+
+
+def shuffled(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Return the order of an epoch's samples: the same for the same seed and epoch, whatever ran before."""
+    return np.random.default_rng([seed, epoch]).permutation(count)

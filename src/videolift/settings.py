@@ -1,0 +1,242 @@
+"""The settings of a stage: what Hydra composes and what the code below uses.
+
+One plain dataclass a group. Field names are the command line: ``python run.py preprocess.interval=2``. Values are checked
+where they are used together, in :func:`problems`; types are checked by whoever fills the dataclasses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Source(str, Enum):
+    """How ``data.root`` is read."""
+
+    demo = "demo"
+    ucf101 = "ucf101"
+    folder = "folder"
+    prefix = "prefix"
+    manifest = "manifest"
+    npz = "npz"
+
+
+class Split(str, Enum):
+    """Who is trained on and who is tested."""
+
+    official = "official"  # the lists that come with the data set
+    group = "group"  # no group on both sides, stratified as well as groups allow
+    random = "random"  # as the original scripts did; leaks groups
+
+
+class Sampling(str, Enum):
+    """Which frames of a video make a clip."""
+
+    uniform = "uniform"  # frame floor(x * n / depth) for x in 0..depth-1
+    head = "head"  # the first depth frames
+    interval = "interval"  # every k-th frame, from one or several starts
+
+
+class Reader(str, Enum):
+    """What decodes a video."""
+
+    pyav = "pyav"
+    opencv = "opencv"
+
+
+class Resize(str, Enum):
+    """Interpolation: ``area`` averages source pixels, ``linear`` is what the original scripts do (aliased)."""
+
+    area = "area"
+    linear = "linear"
+
+
+class ShortVideo(str, Enum):
+    """What to do with a video that has fewer frames than a clip needs."""
+
+    pad = "pad"  # repeat the last frame
+    loop = "loop"  # start again from the first
+    skip = "skip"
+    fail = "fail"
+
+
+class BadVideo(str, Enum):
+    """What to do with a video that does not decode."""
+
+    skip = "skip"
+    fail = "fail"
+
+
+class Select(str, Enum):
+    """Which epoch's weights become the model."""
+
+    best = "best"  # lowest validation loss; the last one without a validation set
+    last = "last"
+
+
+class Precision(str, Enum):
+    """Arithmetic of the model. ``auto`` takes bfloat16 where the processor has it, float32 elsewhere."""
+
+    auto = "auto"
+    float32 = "float32"
+    mixed_bfloat16 = "mixed_bfloat16"
+    mixed_float16 = "mixed_float16"
+
+
+@dataclass
+class Data:
+    """Where the videos are, what their labels are, and who is tested."""
+
+    source: Source = Source.demo
+    root: str | None = None  # folder of the videos; demo makes its own
+    lists: str | None = None  # folder with classInd.txt, trainlistNN.txt, testlistNN.txt
+    list: int = 1  # which official list, 1..3
+    csv: str | None = None  # source=manifest: columns path,label[,group][,split], paths relative to root
+    npz: str | None = None  # source=npz: file with X and Y
+    axes: str = "auto"  # source=npz: auto | videolift (clip,frame,h,w,channel) | original (clip,h,w,frame,channel)
+    classes: str | None = None  # source=npz: file with one class name a line
+    nclass: int | None = None  # keep the first n classes of the sorted list
+    split: Split = Split.group
+    test_share: float = 0.25  # of the clips; group and random splits
+    val_share: float = 0.15  # of the training clips, by group; 0 trains on all of them
+
+
+@dataclass
+class Preprocess:
+    """How a video becomes clips of shape (frame, height, width, channel), uint8."""
+
+    depth: int = 10  # frames a clip
+    height: int = 32  # pixels
+    width: int = 32  # pixels
+    color: bool = False  # RGB, else gray
+    sampling: Sampling | None = None  # null: uniform, or interval where preprocess.interval is set
+    interval: int | None = None  # every k-th frame
+    windows: int | None = None  # sampling=interval: clips a video, evenly spaced
+    stride: int | None = None  # sampling=interval: frames between the starts of two clips
+    short_video: ShortVideo = ShortVideo.pad
+    bad_video: BadVideo = BadVideo.fail
+    max_bad_share: float = 0.05  # of the videos; more stop the run even with bad_video=skip
+    reader: Reader = Reader.pyav
+    resize: Resize = Resize.area
+    workers: int = 0  # processes; 0 = all cores
+
+
+@dataclass
+class Model:
+    """The network and how it is trained. Names follow the scripts of 3DCNN where those had one."""
+
+    name: str = "cnn3d"  # cnn3d | cnn2d
+    original: bool = False  # the exact layer table of the original scripts
+    builder: str | None = None  # your own: file.py:build or pkg.mod:build
+    args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the builder
+    epoch: int = 20
+    batch: int = 32
+    optimizer: str = "adam"  # any name that keras.optimizers.get knows
+    learning_rate: float | None = None  # null: the optimizer's own default
+    loss: str = "categorical_crossentropy"  # any name that keras.losses.get knows, for one-hot labels
+    dropout: bool = True  # false switches off the built-in models' dropout layers
+    early_stopping: int | None = None  # epochs without a better validation loss before stopping
+    select: Select = Select.best
+    precision: Precision = Precision.auto
+
+
+MODELS = ("cnn3d", "cnn2d")
+MIN_DEPTH_3D = 2  # below, a 3x3x3 convolution sees no motion at all
+MIN_SIDE_2D = 10  # ((n - 2) // 2 - 2) // 2 must be at least 1
+CHANNELS = {True: 3, False: 1}  # preprocess.color -> channels of a frame
+
+
+def resolved_sampling(preprocess: Preprocess) -> Sampling:
+    """Return the sampling rule, which ``preprocess.interval`` selects when none is named."""
+    if preprocess.sampling is not None:
+        return preprocess.sampling
+    return Sampling.interval if preprocess.interval is not None else Sampling.uniform
+
+
+def problems(data: Data, preprocess: Preprocess, model: Model) -> list[str]:
+    """Return every mistake that can be told from the settings alone, each as ``key: what; what to do``."""
+    return [*_data_problems(data), *_preprocess_problems(preprocess), *_model_problems(model, data, preprocess)]
+
+
+def _at_least(group: str, settings: object, minimum: int, *names: str) -> list[str]:
+    values = {name: getattr(settings, name) for name in names}
+    return [
+        f"{group}.{name}: must be at least {minimum}, got {value}"
+        for name, value in values.items()
+        if value is not None and value < minimum
+    ]
+
+
+def _share(key: str, value: float, *, zero: bool) -> list[str]:
+    if (0 if zero else 1e-9) <= value < 1:
+        return []
+    return [f"{key}: must be a share from 0 {'to' if zero else '(excluded) to'} 1 (excluded), got {value}"]
+
+
+def _data_problems(data: Data) -> list[str]:
+    found = _at_least("data", data, 1, "list") + _at_least("data", data, 2, "nclass")
+    found += _share("data.test_share", data.test_share, zero=False)
+    found += _share("data.val_share", data.val_share, zero=True)
+    if data.axes not in ("auto", "videolift", "original"):
+        found.append(f"data.axes: must be auto, videolift or original, got {data.axes!r}")
+    needs = {
+        Source.ucf101: ("root",),
+        Source.folder: ("root",),
+        Source.prefix: ("root",),
+        Source.manifest: ("csv",),
+        Source.npz: ("npz",),
+    }
+    for name in needs.get(data.source, ()):
+        if not getattr(data, name):
+            found.append(f"data.{name}: data={data.source.value} needs it; say data.{name}=PATH")
+    if data.split is Split.official and data.source not in (Source.ucf101, Source.manifest):
+        found.append(
+            f"data.split: official lists exist for data=ucf101 and data=manifest only, not for data={data.source.value}; "
+            "use data.split=group"
+        )
+    return found
+
+
+def _preprocess_problems(p: Preprocess) -> list[str]:
+    found = _at_least("preprocess", p, 1, "depth", "height", "width", "interval", "windows", "stride")
+    found += _at_least("preprocess", p, 0, "workers")
+    found += _share("preprocess.max_bad_share", p.max_bad_share, zero=True)
+    sampling = resolved_sampling(p)
+    if sampling is Sampling.interval and p.interval is None:
+        found.append("preprocess.interval: preprocess.sampling=interval needs it; say preprocess.interval=2")
+    if sampling is not Sampling.interval:
+        for name in ("interval", "windows", "stride"):
+            if getattr(p, name) is not None:
+                found.append(
+                    f"preprocess.{name}: has a meaning with preprocess.sampling=interval only, not {sampling.value}; "
+                    "leave one of the two out"
+                )
+    if p.windows is not None and p.stride is not None:
+        found.append("preprocess.stride: preprocess.windows already says how many clips a video gives; leave one out")
+    return found
+
+
+def _model_problems(model: Model, data: Data, p: Preprocess) -> list[str]:
+    found = _at_least("model", model, 1, "epoch", "batch", "early_stopping")
+    if model.learning_rate is not None and model.learning_rate <= 0:
+        found.append(f"model.learning_rate: must be above 0, got {model.learning_rate}")
+    if model.early_stopping is not None and data.val_share == 0:
+        found.append("model.early_stopping: needs a validation set; say data.val_share=0.15 or leave it out")
+    if model.args and not model.builder:
+        found.append("model.args: are the arguments of model.builder, which is not set")
+    if model.builder:
+        return found
+    if model.name not in MODELS:
+        found.append(f"model.name: no model {model.name!r}; there are {', '.join(MODELS)}, or your own by model.builder")
+    if model.name == "cnn3d" and p.depth < MIN_DEPTH_3D:
+        found.append(
+            f"preprocess.depth: cnn3d convolves over time and needs at least {MIN_DEPTH_3D} frames, got {p.depth}; "
+            "use model=cnn2d for single frames"
+        )
+    if model.name == "cnn2d" and min(p.height, p.width) < MIN_SIDE_2D:
+        found.append(
+            f"preprocess.height, preprocess.width: cnn2d convolves and pools twice without padding and needs at least "
+            f"{MIN_SIDE_2D}x{MIN_SIDE_2D} pixels, got {p.height}x{p.width}"
+        )
+    return found

@@ -1,0 +1,168 @@
+"""Where a job finds its channels and leaves its results: SageMaker's file system, in a container or re-rooted on a laptop.
+
+Sources: AWS, "Amazon SageMaker AI Training and Inference Toolkits" and "How Amazon SageMaker Processing Configures Input
+and Output For Your Processing Container" (paths and configuration files); the variables are those of sagemaker-training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path, PurePosixPath
+
+from videolift.errors import VideoliftError
+
+CONTAINER_ROOT = Path("/opt/ml")
+
+
+class Kind(str, Enum):
+    """The two kinds of SageMaker job, which lay out their folders differently."""
+
+    training = "training"
+    processing = "processing"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of one host of one job. Nobody else joins such paths."""
+
+    kind: Kind
+    root: Path
+    host: str
+    hosts: tuple[str, ...]
+    channels: Mapping[str, Path]
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def output(self) -> Path:
+        """Folder of everything but the model: becomes output.tar.gz, or the output of a processing job."""
+        return self.root / ("output/data" if self.kind is Kind.training else "processing/output")
+
+    @property
+    def parts(self) -> Path:
+        """Folder of the arrays that a preprocessing host has finished."""
+        return self.output / "parts"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / ("checkpoints" if self.kind is Kind.training else "processing/checkpoints")
+
+    @property
+    def failure_file(self) -> Path:
+        """File whose first 1,024 characters the service shows as FailureReason (training) or ExitMessage (processing)."""
+        return self.root / ("output/failure" if self.kind is Kind.training else "output/message")
+
+    @property
+    def events_file(self) -> Path:
+        return self.output / f"events-{self.host}.jsonl"
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this host is the one that writes what only one may write."""
+        return self.host == self.hosts[0]
+
+    def channel(self, name: str) -> Path:
+        """Return the folder of an input channel.
+
+        Raises:
+            VideoliftError: if the job has no such channel.
+        """
+        if name not in self.channels:
+            raise VideoliftError(f"channel {name}: the job has none; it has {', '.join(sorted(self.channels)) or 'no channel'}")
+        return self.channels[name]
+
+    def lay_out(self) -> None:
+        """Create the folders, link the channels and write the configuration files that a container would be given."""
+        for folder in (self.model, self.output, self.checkpoints, self.failure_file.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        for name, target in self.channels.items():
+            link = self.root / _input_folder(self.kind) / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(target.resolve(), target_is_directory=True)
+        resources = {"current_host": self.host, "hosts": list(self.hosts), "network_interface_name": "lo"}
+        if self.kind is Kind.training:
+            config = self.root / "input" / "config"
+            inputs = {name: {"TrainingInputMode": "File"} for name in self.channels}
+            files = {"resourceconfig.json": resources, "inputdataconfig.json": inputs, "hyperparameters.json": {}}
+        else:
+            config = self.root / "config"
+            job_inputs = [
+                {"InputName": name, "S3Input": {"LocalPath": str(CONTAINER_ROOT / _input_folder(self.kind) / name)}}
+                for name in self.channels
+            ]
+            files = {"resourceconfig.json": resources, "processingjobconfig.json": {"ProcessingInputs": job_inputs}}
+        config.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (config / name).write_text(json.dumps(content), encoding="utf-8")
+
+    def variables(self) -> dict[str, str]:
+        """Return the SM_* variables that SageMaker's training toolkit sets; a processing job gets none."""
+        if self.kind is Kind.processing:
+            return {}
+        folders = {name: str(self.root / _input_folder(self.kind) / name) for name in self.channels}
+        return {
+            "SM_MODEL_DIR": str(self.model),
+            "SM_OUTPUT_DATA_DIR": str(self.output),
+            "SM_OUTPUT_DIR": str(self.root / "output"),
+            "SM_INPUT_DIR": str(self.root / "input"),
+            "SM_INPUT_CONFIG_DIR": str(self.root / "input" / "config"),
+            "SM_CURRENT_HOST": self.host,
+            "SM_HOSTS": json.dumps(list(self.hosts)),
+            "SM_NUM_CPUS": str(os.cpu_count() or 1),
+            "SM_CHANNELS": json.dumps(sorted(folders)),
+            **{f"SM_CHANNEL_{name.upper()}": path for name, path in folders.items()},
+        }
+
+
+def find_workspace(environ: Mapping[str, str], root: Path = CONTAINER_ROOT) -> Workspace:
+    """Return the workspace of the job that this process is.
+
+    SM_* variables are believed first, then ``input/config`` (training), then ``config`` (processing). All three need a
+    resource configuration, which a notebook's own ``/opt/ml`` does not have.
+
+    Raises:
+        VideoliftError: if this is no job.
+    """
+    if "SM_CURRENT_HOST" in environ and "SM_HOSTS" in environ:
+        prefix = "SM_CHANNEL_"
+        channels = {k.removeprefix(prefix).lower(): Path(v) for k, v in environ.items() if k.startswith(prefix)}
+        return Workspace(
+            Kind.training, root, environ["SM_CURRENT_HOST"], tuple(json.loads(environ["SM_HOSTS"])), channels
+        )
+    for kind, folder, inputs in (
+        (Kind.training, root / "input" / "config", "inputdataconfig.json"),
+        (Kind.processing, root / "config", "processingjobconfig.json"),
+    ):
+        if (folder / "resourceconfig.json").is_file() and (folder / inputs).is_file():
+            resources = json.loads((folder / "resourceconfig.json").read_text(encoding="utf-8"))
+            declared = json.loads((folder / inputs).read_text(encoding="utf-8"))
+            channels = _training_channels(root, declared) if kind is Kind.training else _processing_channels(root, declared)
+            return Workspace(kind, root, resources["current_host"], tuple(resources["hosts"]), channels)
+    raise VideoliftError(
+        f"{root}: no job here (no SM_CURRENT_HOST in the environment, no input/config or config/resourceconfig.json); "
+        "stages are started by run.py"
+    )
+
+
+def _input_folder(kind: Kind) -> str:
+    return "input/data" if kind is Kind.training else "processing/input"
+
+
+def _training_channels(root: Path, declared: Mapping[str, object]) -> dict[str, Path]:
+    return {name: root / _input_folder(Kind.training) / name for name in declared}
+
+
+def _processing_channels(root: Path, declared: Mapping[str, list[dict[str, dict[str, str]]]]) -> dict[str, Path]:
+    channels = {}
+    for entry in declared.get("ProcessingInputs") or []:
+        source = entry.get("S3Input") or entry.get("DatasetDefinition") or {}
+        local = PurePosixPath(source["LocalPath"])
+        channels[str(entry["InputName"])] = root / local.relative_to(CONTAINER_ROOT)
+    return channels
