@@ -1,7 +1,7 @@
 """From overrides to checked configurations: every mistake of a whole sweep is listed before its first job.
 
-Hydra composes; but it stops at the first mistake and composes a sweep's jobs one after the other. So the overrides and
-the YAML files that they select are first checked against the schema, then every job is composed as Hydra will compose it.
+Hydra stops at the first mistake and composes a sweep's jobs one after the other. So the overrides and the YAML files
+that they select are first checked against the schema, then every job is composed as Hydra will compose it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,17 @@ from launchers.schema import ROOT, Mistake
 from videolift.errors import ConfigError
 
 CONF = ROOT / "conf"
+_HYDRAS_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 SHOWN_JOBS = 3  # of a sweep, behind a mistake that only some of its jobs make
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the configuration is read from; as Hydra's options of these names take it."""
+
+    config_name: str = "config"
+    config_path: str = str(CONF)  # folder of the primary configuration, relative to the repository
+    config_dir: str | None = None  # a further folder with groups
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,9 @@ class _Request:
     swept: frozenset[str]  # keys that differ between jobs
 
 
+DEFAULT_SOURCES = Sources()
+
+
 def compose(overrides: Sequence[str] = ()) -> Config:
     """Return the configuration that ``python run.py`` would run with these overrides, for notebooks and tests.
 
@@ -78,19 +91,11 @@ def compose(overrides: Sequence[str] = ()) -> Config:
 
 
 def check(
-    overrides: Sequence[str],
-    *,
-    multirun: bool = False,
-    config_name: str = "config",
-    config_path: str = str(CONF),
-    config_dir: str | None = None,
-    values: bool = True,
+    overrides: Sequence[str], sources: Sources = DEFAULT_SOURCES, *, multirun: bool = False, values: bool = True
 ) -> Checked:
     """Quote and check overrides, and compose every job they ask for.
 
     Args:
-        config_path: folder of the primary configuration; what Hydra's --config-path takes.
-        config_dir: a further folder with groups, as --config-dir takes it.
         values: also compose the jobs and check what the values make together; not wanted to print a configuration.
 
     Raises:
@@ -100,16 +105,18 @@ def check(
     version.setbase("1.3")
     setup_globals()
     quoted = [cli.quote(typed, multirun=multirun) for typed in overrides]
+    found: list[Mistake] = []
+    groups: dict[str, list[str]] = {}
     try:
-        loader = ConfigLoaderImpl(_search_path(config_path, config_name, config_dir, quoted))
+        loader = ConfigLoaderImpl(_search_path(sources, quoted))
         groups = _groups(loader)
         wrong = [cli.mistakes(typed, groups, multirun=multirun) for typed in overrides]
+        found = list(dict.fromkeys(mistake for mistakes in wrong for mistake in mistakes))
         good = [text for text, mistakes in zip(quoted, wrong, strict=True) if not mistakes]
-        request = _request(loader, config_name, good, multirun=multirun)
+        request = _request(loader, sources.config_name, good, multirun=multirun)
         files = _selected_files(request, groups)
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise _config_error([one_line(error)]) from None
-    found = list(dict.fromkeys(mistake for mistakes in wrong for mistake in mistakes))
+    except _HYDRAS_ERRORS as error:
+        raise _config_error([*(_with_file(mistake, {}, groups) for mistake in found), one_line(error)]) from None
     origins = {key: file for file, package, content in files for key in _keys(package, content)}
     lines = [_with_file(mistake, origins, groups) for mistake in found]
     in_files = [m for file, package, content in files for m in schema.check_value(file, package, content)]
@@ -137,18 +144,17 @@ def _first_line(error: BaseException) -> str:
     return f"{key[1]}: {text}" if key and key[1] not in text else text
 
 
-def _search_path(config_path: str, config_name: str, config_dir: str | None, overrides: list[str]) -> ConfigSearchPath:
-    if not config_path.startswith("pkg://"):
-        config_path = str(ROOT / config_path)
-    search_path = create_config_search_path(config_path)
+def _search_path(sources: Sources, overrides: list[str]) -> ConfigSearchPath:
+    package = sources.config_path.startswith("pkg://")
+    search_path = create_config_search_path(sources.config_path if package else str(ROOT / sources.config_path))
     further = [value for text in overrides if cli.split(text)[1] == "hydra.searchpath" for value in _list_in(text)]
     if not further:
-        primary = ConfigLoaderImpl(search_path).repository.load_config(config_name)
+        primary = ConfigLoaderImpl(search_path).repository.load_config(sources.config_name)
         further = list((primary and OmegaConf.select(primary.config, "hydra.searchpath")) or [])
-    if config_dir is not None:
-        if not Path(config_dir).is_dir():
-            raise ValueError(f"--config-dir={config_dir}: there is no such folder")
-        further.insert(0, f"file://{Path(config_dir).absolute()}")
+    if sources.config_dir is not None:
+        if not Path(sources.config_dir).is_dir():
+            raise ValueError(f"--config-dir={sources.config_dir}: there is no such folder")
+        further.insert(0, f"file://{Path(sources.config_dir).absolute()}")
     for path in further:
         search_path.prepend(provider="command-line", path=path, anchor=SearchPathQuery(provider="schema"))
     return search_path
@@ -232,7 +238,7 @@ def _compose_jobs(request: _Request) -> tuple[list[Job], list[str]]:
         label = " ".join(text for text in overrides if cli.split(text)[1] in request.swept)
         try:
             config = _compose_job(request, overrides, index)
-        except (HydraException, OmegaConfBaseException, ConfigError, ValueError) as error:
+        except (*_HYDRAS_ERRORS, ConfigError) as error:
             problems.setdefault(one_line(error), []).append(label)
             continue
         jobs.append(Job(label, config))

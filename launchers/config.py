@@ -101,7 +101,9 @@ def to_object(composed: DictConfig) -> Config:
 
     config = OmegaConf.to_object(composed)
     if not isinstance(config, Config):
-        raise ConfigError("the primary configuration has no `- schema` as the first of its defaults; see conf/config.yaml")
+        raise ConfigError(
+            "the primary configuration has no `- schema` as the first of its defaults; see conf/config.yaml"
+        )
     return config
 
 

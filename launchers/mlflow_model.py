@@ -20,7 +20,7 @@ NAME = "model"
 MODEL_TAG = "videolift.model"  # on the run: which file was logged as which model
 SERVED = Path(__file__).with_name("served_model.py")
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "videolift"
-NEEDS = ("av", "keras", "numpy", "opencv-python-headless", "psutil", "tensorflow")
+NEEDS = ("av", "keras", "numpy", "opencv-python-headless", "tensorflow")
 
 
 def log_model(client: MlflowClient, run_id: str, train: StageRecord) -> None:

@@ -77,6 +77,7 @@ def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
 
     for name in ("mlflow", "alembic"):  # they tell about every table they make
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # that there is no pip, which a uv venv lacks
     uri = tracking_uri(tracking, outputs)
     with _one_at_a_time(outputs):  # two processes that both make the tables disturb each other
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)

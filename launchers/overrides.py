@@ -18,6 +18,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString, Sweep, ValueType
 from hydra.errors import HydraException
+from omegaconf.errors import GrammarParseError
+from omegaconf.grammar_parser import parse
 
 from launchers import schema
 from launchers.config import Action
@@ -33,7 +35,7 @@ Groups = Mapping[str, Sequence[str]]  # group -> the choices it has
 
 
 def split(typed: str) -> tuple[str, str, str | None]:
-    """Return prefix (``+``, ``++``, ``~`` or nothing), key and value of an override; the value is None without ``=``."""
+    """Return prefix (``+``, ``++``, ``~`` or nothing), key and value of an override; None without ``=``."""
     match = _OVERRIDE.fullmatch(typed)
     assert match
     return match["prefix"] or "", match["key"].strip(), match["value"]
@@ -93,9 +95,6 @@ def _quoted(value: str) -> str:
 
 def _literal(value: str) -> str:
     """Escape ``${`` where OmegaConf cannot read it as an interpolation."""
-    from omegaconf.errors import GrammarParseError
-    from omegaconf.grammar_parser import parse
-
     if "${" not in value:
         return value
     try:

@@ -135,7 +135,7 @@ def _wrong(setting: Setting, value: Any, *, inside: bool) -> str | None:
     if _interpolated(value) or (value is None and optional) or fits(kind, setting.item, value):
         return None
     must = f"must be {_said(kind, optional)}"
-    if isinstance(value, str) and issubclass(kind, Enum):
+    if isinstance(value, str) and isinstance(kind, type) and issubclass(kind, Enum):
         near = closest(value, kind.__members__)
         return f"{must}, got {value}" + (f"; did you mean {near}?" if near else "")
     return f"{must}, got {_shown(value)}" + (_list_hint(value) if kind is list else "")
@@ -164,8 +164,8 @@ def _scalar_fits(kind: type, value: Any) -> bool:
     if isinstance(value, bool) or (kind is int and isinstance(value, float)):
         return False
     try:
-        return math.isfinite(kind(value))
-    except (ValueError, TypeError):
+        return math.isfinite(int(value) if kind is int else float(value))
+    except (ValueError, TypeError, OverflowError):
         return False
 
 

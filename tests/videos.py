@@ -127,12 +127,14 @@ def picture(number: int, size: tuple[int, int]) -> Image:
 
 
 def read_barcode(image: Image) -> int:
-    """Read the frame's number from a picture, (height, width) or (height, width, channel), of any size from 96x72."""
+    """Read the frame's number from a picture, (height, width) or (height, width, channel), of 32x32 pixels or more."""
     gray = image if image.ndim == 2 else image.mean(axis=2)  # noqa: PLR2004
     height, width = gray.shape
-    strip = gray[_strip(height) // 3 : max(_strip(height) * 2 // 3, 1)]
-    bits = [float(strip[:, s.start + (s.stop - s.start) // 3 : s.stop - (s.stop - s.start) // 3].mean()) for s in _columns(width)]
-    return sum(1 << i for i, value in enumerate(bits) if value > 127)  # noqa: PLR2004
+    rows = slice(_strip(height) // 3, _strip(height) * 2 // 3)
+    margin = width // BITS // 6
+    centres = [(2 * bit + 1) * width // (2 * BITS) for bit in range(BITS)]
+    bits = [float(gray[rows, centre - margin : centre + margin + 1].mean()) > 127 for centre in centres]  # noqa: PLR2004
+    return sum(1 << bit for bit, is_set in enumerate(bits) if is_set)
 
 
 def _columns(width: int) -> list[slice]:

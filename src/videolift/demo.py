@@ -42,9 +42,10 @@ _FINE = 4  # texture points a pixel, so that taking the nearest one is smooth en
 _SIDE = 256 * _FINE  # texture points until it repeats; a power of two
 _BLOB = (4.5, 7.5)  # standard deviation of a scene's smoothing, in pixels
 
+# Constant quantizers, since x264's macroblock tree gives pictures as small as these other bytes from run to run.
 _ENCODERS = {
     ".avi": ("mpeg4", "yuv420p", "XVID", {"qmin": "3", "qmax": "3", "g": "12"}),
-    ".mp4": ("libx264", "yuv420p", None, {"crf": "20", "preset": "veryfast"}),
+    ".mp4": ("libx264", "yuv420p", None, {"qp": "23", "preset": "veryfast"}),
 }
 
 UInt8 = npt.NDArray[np.uint8]

@@ -76,14 +76,9 @@ def _mpeg4(packets: Iterable[Packet[VideoStream]], codec: VideoCodecContext) -> 
     layers = set(_layers(codec.extradata or b""))
     kinds: list[int | None] = []
     hidden: list[bool] = []
-    clock: int | None = None
     for packet in packets:
         data = bytes(packet)
         at = data.find(_VOP)
-        if is_avi:
-            if clock is not None and packet.dts != clock + 1:
-                return None
-            clock = packet.dts
         if data == _DIVX_PLACEHOLDER:
             kinds.append(None)
         elif at < 0 or len(data) - at < _SHORTEST_CODED or data.find(_VOP, at + 4) >= 0:

@@ -86,9 +86,9 @@ def refuse_leaks(groups: Sequence[str], sides: Sequence[str]) -> None:
         found = [f"{g} in {' and '.join(side for side in SPLITS if (g, side) in pairs)}" for g in leaking[:_NAMED]]
         more = f" and {len(leaking) - _NAMED} more" if len(leaking) > _NAMED else ""
         raise DataError(
-            f"data.split=official: the given lists put the same group on more than one side ({', '.join(found)}{more}), "
-            "so the test would be of what was learnt by heart. Mend the lists, use data.split=group, or accept the leak "
-            "and have its rate reported with data.split=random."
+            "data.split=official: the given lists put the same group on more than one side "
+            f"({', '.join(found)}{more}), so the test would be of what was learnt by heart. Mend the lists, use "
+            "data.split=group, or accept the leak and have its rate reported with data.split=random."
         )
 
 

@@ -173,6 +173,8 @@ def _read_opencv(path: Path, preprocess: Preprocess) -> _Decoded:
     first = opened()
     if not first.isOpened():
         raise _does_not_open(preprocess, "unknown format, or damaged at its beginning")
+    if _is_interlaced(path):
+        raise ClipError("interlaced video, of which OpenCV makes black frames; use preprocess.reader=pyav")
     claim = int(first.get(cv2.CAP_PROP_FRAME_COUNT))
     fourcc = int(first.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True).decode("latin-1")
     first.release()
@@ -180,6 +182,15 @@ def _read_opencv(path: Path, preprocess: Preprocess) -> _Decoded:
     if found is None:
         raise _nothing_decodes(preprocess, fourcc)
     return found
+
+
+def _is_interlaced(path: Path) -> bool:
+    """Look at the first frame. Such a frame makes OpenCV's conversion fail, which it does not report."""
+    try:
+        first = next(_frames(path), None)
+    except (av.FFmpegError, IndexError):
+        return False  # then what OpenCV finds wrong, if anything, is what counts
+    return first is not None and first.interlaced_frame
 
 
 @contextmanager

@@ -1,0 +1,50 @@
+# Everything that a contributor types. `make run` and `make test` set themselves up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# uv installs the lock file in seconds; it is fetched by pip into a folder of its own where the machine has none.
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+
+.PHONY: help setup run test ui lint format bench lock clean
+help:
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/.ready ## install what the lock file names into .venv
+$(VENV)/.ready: requirements.lock
+	@command -v $(UV) >/dev/null || { $(PYTHON) -m venv .uv && .uv/bin/pip install --quiet 'uv>=0.9,<1'; }
+	$(UV) venv --quiet --clear --python "$(PYTHON)" $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes --requirements requirements.lock
+	@touch $@
+
+run: setup ## the main job on embedded data
+	$(BIN)/python run.py
+
+ui: setup ## MLflow UI on loopback over outputs/mlflow.db
+	$(BIN)/python -m launchers.ui
+
+lint: setup ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src launchers run.py
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Tiers, cheapest first, each with its budget in seconds.
+test: setup ## all tests
+	$(BIN)/pytest tests/unit --session-timeout=120
+	$(BIN)/pytest tests/stage --session-timeout=600
+	$(BIN)/pytest tests/contract --session-timeout=600
+	$(BIN)/pytest tests/e2e --session-timeout=1200
+
+bench: setup ## decoding, side by side with the alternatives
+	$(BIN)/python -m benchmarks.decode
+
+lock: ## resolve the dependencies anew
+	$(UV) pip compile pyproject.toml --group launch --group dev --universal --python-version 3.11 \
+	  --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+	  --output-file requirements.lock
+
+clean: ## remove what was installed; outputs/ stays
+	rm -rf $(VENV) .uv .mypy_cache .pytest_cache .ruff_cache

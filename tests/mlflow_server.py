@@ -1,0 +1,92 @@
+"""A real MLflow server on loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+START_S = 90
+COMMAND = (sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1")
+
+
+class MlflowServer:
+    """A server that can be stopped, started again on the same port, and frozen: it accepts then and never answers."""
+
+    def __init__(self, store_uri: str, artifacts: Path | None, log: Path) -> None:
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        served = ["--serve-artifacts", "--artifacts-destination", str(artifacts)] if artifacts else ["--no-serve-artifacts"]
+        self._command = [*COMMAND, "--port", str(self.port), "--backend-store-uri", store_uri, *served]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=self.log.parent
+            )
+        deadline = time.monotonic() + START_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._signal(signal.SIGCONT)
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
+    def _answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
+        except (OSError, urllib.error.URLError):
+            return False
+        return True
+
+
+@contextmanager
+def mlflow_server(store_uri: str, log: Path, artifacts: Path | None = None) -> Iterator[MlflowServer]:
+    """Yield a running server; with ``artifacts`` it takes and serves files itself, else clients write them."""
+    server = MlflowServer(store_uri, artifacts, log)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """Yield a port that accepts connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(100)
+        yield int(listener.getsockname()[1])

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from videolift.errors import DataError, PartError
+from videolift.parts import (
+    INDEX_FILE,
+    Entry,
+    HostParts,
+    Pixels,
+    Rows,
+    clips_a_part,
+    frame_shape,
+    host_of,
+    map_member,
+    merge,
+    part_name,
+    read_index,
+    refuse_too_many_bad,
+)
+from videolift.settings import BadVideo, Preprocess
+
+SMALL = Preprocess(depth=2, height=3, width=4)
+
+
+def pixels_of(number: int, windows: int) -> Pixels:
+    return np.random.default_rng(number).integers(0, 256, (windows, *frame_shape(SMALL)), np.uint8)
+
+
+def write_share(folder: Path, clips: list[tuple[int, str]]) -> Path:
+    """Give every third clip no window and every fourth two."""
+    parts = HostParts(folder)
+    made = [(Entry(c, n % 2, f"sum{n}"), pixels_of(n, 0 if n % 3 == 2 else 1 + (n % 4 == 3))) for n, c in clips]
+    for number, start in enumerate(range(0, len(made), 2)):
+        parts.write(number, frame_shape(SMALL), made[start : start + 2])
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+@given(clips=st.integers(0, 500), hosts=st.integers(1, 20))
+def test_every_clip_has_exactly_one_owner(clips: int, hosts: int) -> None:
+    owned = [[c for c in range(clips) if host_of(c, hosts) == h] for h in range(hosts)]
+    assert sorted(chain.from_iterable(owned)) == list(range(clips))
+
+
+@pytest.mark.parametrize(("clip", "hosts"), [(-1, 2), (0, 0)])
+def test_no_clip_before_the_first_and_no_hosts_are_refused(clip: int, hosts: int) -> None:
+    with pytest.raises(ValueError, match="must be in"):
+        host_of(clip, hosts)
+
+
+def test_merged_arrays_are_byte_identical_for_1_2_and_7_hosts(tmp_path: Path) -> None:
+    clips = [f"c{n:02d}" for n in range(11)]
+    merged = []
+    for hosts in (1, 2, 7):
+        shares = [[(n, c) for n, c in enumerate(clips) if host_of(n, hosts) == host] for host in range(hosts)]
+        folders = [write_share(tmp_path / f"{hosts}-{h}", share) for h, share in enumerate(shares)]
+        target = tmp_path / f"merged{hosts}"
+        merge(folders, clips, SMALL, target)
+        merged.append(content(target))
+    assert merged[0] == merged[1] == merged[2]
+    assert set(merged[0]) == {INDEX_FILE, part_name(0)}
+
+
+def test_a_merged_part_holds_pixels_labels_clips_and_windows_in_manifest_order(tmp_path: Path) -> None:
+    clips = [f"c{n}" for n in range(5)]
+    merge([write_share(tmp_path / "host", list(enumerate(clips)))], clips, SMALL, tmp_path / "out")
+    with np.load(tmp_path / "out" / part_name(0)) as part:
+        assert part["clip"].tolist() == ["c0", "c1", "c3", "c3", "c4"]
+        assert part["window"].tolist() == [0, 0, 0, 1, 0]
+        assert part["Y"].tolist() == [0, 1, 1, 1, 0]
+        assert part["Y"].dtype == np.int64
+        np.testing.assert_array_equal(part["X"][2:4], pixels_of(3, 2))
+    entries = read_index(tmp_path / "out" / INDEX_FILE)
+    assert [(e.start, e.stop) for e in entries] == [(0, 1), (1, 2), (2, 2), (2, 4), (4, 5)]
+
+
+def test_parts_are_cut_by_the_settings_alone() -> None:
+    assert clips_a_part(Preprocess(depth=10, height=32, width=32)) == 256
+    assert clips_a_part(Preprocess(depth=16, height=112, width=112, color=True)) == (32 << 20) // (16 * 112 * 112 * 3)
+    assert clips_a_part(Preprocess(depth=512, height=512, width=512, color=True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (["a"], [], r"1 clips are missing.*: b"),
+        (["a", "b"], ["b"], r"more than one host: b"),
+        (["a", "b"], ["x"], r"not in the manifest: x"),
+    ],
+)
+def test_missing_duplicate_and_foreign_clips_are_refused_by_name(
+    tmp_path: Path, first: list[str], second: list[str], message: str
+) -> None:
+    folders = [write_share(tmp_path / name, list(enumerate(ids))) for name, ids in (("1", first), ("2", second))]
+    with pytest.raises(PartError, match=message):
+        merge(folders, ["a", "b"], SMALL, tmp_path / "out")
+
+
+def test_a_part_without_its_index_does_not_count(tmp_path: Path) -> None:
+    write_share(tmp_path, [(0, "a"), (1, "b")])
+    assert HostParts(tmp_path).finished(0, ["a", "b"]) is not None
+    assert HostParts(tmp_path).finished(0, ["a", "c"]) is None
+    (tmp_path / "part-00000.jsonl").unlink()
+    assert HostParts(tmp_path).finished(0, ["a", "b"]) is None
+
+
+def test_rows_are_gathered_in_the_order_asked_for(tmp_path: Path) -> None:
+    write_share(tmp_path, [(0, "a"), (1, "b"), (3, "c"), (4, "d")])
+    gathered = Rows(tmp_path).gather(np.array([[1, 2], [0, 0], [1, 0]]))
+    np.testing.assert_array_equal(gathered[0], pixels_of(4, 1)[0])
+    np.testing.assert_array_equal(gathered[1], pixels_of(0, 1)[0])
+    np.testing.assert_array_equal(gathered[2], pixels_of(3, 2)[0])
+
+
+def test_a_mapped_member_is_not_read_into_memory(tmp_path: Path) -> None:
+    write_share(tmp_path, [(0, "a")])
+    assert isinstance(map_member(tmp_path / part_name(0), "X"), np.memmap)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "missing", "compressed", "other"])
+def test_a_damaged_part_gives_one_clear_error(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "part.npz"
+    np.savez(file, X=np.zeros((2, 2), np.uint8))
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:50])
+    elif damage == "text":
+        file.write_text("no zip")
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "compressed":
+        np.savez_compressed(file, X=np.zeros((2, 2), np.uint8))
+    else:
+        np.savez(file, Z=np.zeros(1))
+    with pytest.raises(PartError, match=r"part\.npz: .*delete the folder"):
+        map_member(file, "X")
+
+
+def test_too_many_bad_videos_are_refused_with_their_reasons() -> None:
+    entries = [Entry("a", 0, "", error="no decoder"), Entry("b", 0, ""), Entry("c", 0, "")]
+    with pytest.raises(DataError, match="1 of 3 videos.*\n  a: no decoder"):
+        refuse_too_many_bad(entries, 3, Preprocess(bad_video=BadVideo.fail))
+    with pytest.raises(DataError, match=r"max_bad_share=0\.05"):
+        refuse_too_many_bad(entries, 3, Preprocess(bad_video=BadVideo.skip))
+    refuse_too_many_bad(entries, 3, Preprocess(bad_video=BadVideo.skip, max_bad_share=0.34))

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launchers.config import Config
+from launchers.planning import plan_stages
+from videolift.errors import ConfigError
+from videolift.manifest import Clip, Manifest
+from videolift.provenance import imported_modules
+from videolift.settings import BadVideo, Precision, Preprocess, Sampling
+
+MANIFEST = Manifest(
+    ("a", "b"),
+    (Clip("a/1.avi", 0, "g1", "train", "00", 5), Clip("b/2.avi", 1, "g2", "test", "11", 5)),
+    "folder",
+)
+
+
+def ids(config: Config, manifest: Manifest = MANIFEST, precision: Precision = Precision.float32) -> dict[str, str]:
+    return {name: stage.id for name, stage in plan_stages(config, manifest, precision).items()}
+
+
+def preprocess_with(**changes: Any) -> Config:
+    return Config(preprocess=replace(Preprocess(), **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"workers": 3}, {"bad_video": BadVideo.skip}, {"max_bad_share": 0.5}, {"sampling": Sampling.uniform}],
+)
+def test_knobs_that_cannot_change_the_arrays_are_not_in_their_id(changes: dict[str, Any]) -> None:
+    assert ids(preprocess_with(**changes)) == ids(Config())
+
+
+@pytest.mark.parametrize("changes", [{"depth": 11}, {"color": True}, {"interval": 2}, {"sampling": Sampling.head}])
+def test_settings_that_change_the_arrays_change_every_id(changes: dict[str, Any]) -> None:
+    changed, usual = ids(preprocess_with(**changes)), ids(Config())
+    assert all(changed[name] != usual[name] for name in usual)
+
+
+def test_folders_and_tracking_are_in_no_id() -> None:
+    elsewhere = Config(outputs="/elsewhere", name="x", tags={"a": "b"})
+    elsewhere.data.root = "/another/place"
+    elsewhere.tracking.enabled = False
+    assert ids(elsewhere) == ids(Config())
+
+
+def test_another_split_keeps_the_arrays_and_trains_anew() -> None:
+    clips = (replace(MANIFEST.clips[0], split="test"), replace(MANIFEST.clips[1], split="train"))
+    other = ids(Config(), replace(MANIFEST, clips=clips))
+    assert other["preprocess"] == ids(Config())["preprocess"]
+    assert other["train"] != ids(Config())["train"]
+
+
+def test_another_model_keeps_the_arrays() -> None:
+    config = Config()
+    config.model.epoch = 3
+    assert ids(config)["preprocess"] == ids(Config())["preprocess"]
+    assert ids(config)["train"] != ids(Config())["train"]
+
+
+def test_the_precision_that_auto_is_here_is_what_counts() -> None:
+    explicit = Config()
+    explicit.model.precision = Precision.mixed_bfloat16
+    assert ids(Config(), precision=Precision.mixed_bfloat16) == ids(explicit)
+    assert ids(Config(), precision=Precision.float32)["train"] != ids(explicit)["train"]
+
+
+def test_inputs_of_a_stage_are_planned_with_it() -> None:
+    assert list(ids(Config(stages=["evaluate"]))) == ["preprocess", "train", "evaluate"]
+
+
+def test_the_source_of_a_users_model_is_in_the_id_of_training(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    config = Config()
+    config.model.builder = f"{file}:build"
+    found = []
+    for width in (1, 2):
+        file.write_text(textwrap.dedent(f"def build(shape, classes): return {width}"))
+        found.append(ids(config))
+    assert found[0]["preprocess"] == found[1]["preprocess"]
+    assert found[0]["train"] != found[1]["train"]
+
+
+@pytest.mark.parametrize(
+    ("builder", "message"),
+    [
+        ("mine", "must be file.py:function"),
+        ("missing.py:build", "no file .*missing.py"),
+        ("nosuchpackage.models:build", "no package 'nosuchpackage'"),
+    ],
+)
+def test_a_builder_that_is_not_there_is_told_before_any_work(builder: str, message: str) -> None:
+    config = Config()
+    config.model.builder = builder
+    with pytest.raises(ConfigError, match=message):
+        ids(config)
+
+
+def test_a_stages_source_is_all_that_it_imports_and_no_more() -> None:
+    assert {"video", "sampling", "parts", "settings"} <= imported_modules("preprocess")
+    assert not {"train", "models", "evaluate", "visualize"} & imported_modules("preprocess")
+    assert not {"video", "sampling"} & imported_modules("train")
