@@ -102,7 +102,7 @@ def to_object(composed: DictConfig) -> Config:
     config = OmegaConf.to_object(composed)
     if not isinstance(config, Config):
         raise ConfigError(
-            "the primary configuration has no `- schema` as the first of its defaults; see conf/config.yaml"
+            "the primary configuration does not have `- schema` first in its defaults; see conf/config.yaml"
         )
     return config
 

@@ -22,6 +22,7 @@ from launchers import mlflow_model, provenance
 from launchers.cache import event_files
 from launchers.records import RunFolder, RunRecord, StageRecord, Status
 from launchers.redaction import redacted, redacted_text
+from videolift.errors import VideoliftError
 from videolift.events import Event, read
 
 if TYPE_CHECKING:
@@ -85,6 +86,10 @@ def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
         if experiment is None:
             place = None if uri.startswith("http") else (outputs.resolve() / "mlartifacts").as_uri()
             return client, client.create_experiment(tracking.experiment, artifact_location=place)
+    if experiment.lifecycle_stage == "deleted":
+        raise VideoliftError(
+            f"experiment {tracking.experiment!r} was deleted in MLflow; restore it, or name another: tracking.experiment="
+        )
     return client, experiment.experiment_id
 
 

@@ -8,13 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-START_S = 90
+START_S = 120
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # jobs: four more processes
 COMMAND = (sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1")
 
 
@@ -30,7 +30,7 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment = {**os.environ, **QUIET}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=self.log.parent
@@ -59,9 +59,9 @@ class MlflowServer:
         os.killpg(self._process.pid, number)
 
     def _answers(self) -> bool:
-        try:
-            urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-        except (OSError, urllib.error.URLError):
+        try:  # its first look into the database takes longest
+            urllib.request.urlopen(f"{self.uri}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=START_S).close()
+        except OSError:
             return False
         return True
 

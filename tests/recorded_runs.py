@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +38,16 @@ class FakeRun:
     folder: RunFolder
     record: RunRecord
     stage: StageRecord
-    events: Events
     output: Path  # the job's output folder
+
+    @property
+    def events_file(self) -> Path:
+        return self.output / "events-algo-1.jsonl"
+
+    @contextmanager
+    def events(self) -> Iterator[Events]:
+        with closing(Events(self.events_file, "algo-1", io.StringIO())) as events:
+            yield events
 
     def tracker(self, **tracking: Any) -> MlflowTracker:
         return MlflowTracker(Tracking(**tracking), self.outputs, self.folder)
@@ -45,15 +55,28 @@ class FakeRun:
     def epochs(self, *numbers: int) -> None:
         for epoch in numbers:
             losses = {"loss": 1 / epoch, "val_loss": 1.2 / epoch, "system/train/cpu_utilization_percentage": 90.0 + epoch}
-            self.events.metrics(losses, step=epoch)
+            self.metrics(losses, step=epoch)
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        with self.events() as events:
+            events.metrics(values, step)
+
+    def tag(self, key: str, value: str) -> None:
+        with self.events() as events:
+            events.tag(key, value)
+
+    def announce(self, path: str, folder: str) -> None:
+        with self.events() as events:
+            events.artifact(path, folder)
 
     def picture(self, content: bytes, name: str = "contact_sheet.png") -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
         (self.output / name).write_bytes(content)
-        self.events.artifact(name, "pictures")
+        self.announce(name, "pictures")
 
     def tell(self, tracker: MlflowTracker) -> None:
         """Tell everything that was said so far, as a launcher does after a stage."""
-        for event in read(self.output / "events-algo-1.jsonl"):
+        for event in read(self.events_file):
             tracker.event(self.stage, event, self.output)
 
     def finish(self, tracker: MlflowTracker, status: Status = Status.FINISHED) -> None:
@@ -73,4 +96,4 @@ def new_run(outputs: Path, name: str = "cnn3d", run_id: str = "2026-11-23_10-00-
     record = RunRecord(run_id, name, "fingerprint", fields.pop("config", CONFIG), data=DATA, stages=[stage], **fields)
     folder = RunFolder(outputs / "runs" / run_id)
     folder.save(record)
-    return FakeRun(outputs, folder, record, stage, Events(output / "events-algo-1.jsonl", "algo-1", io.StringIO()), output)
+    return FakeRun(outputs, folder, record, stage, output)

@@ -19,7 +19,7 @@ from videolift.settings import Data
 
 def npz_shape(path: Path) -> tuple[int, ...]:
     """Return the shape of X in an .npz file from its header, without reading the pixels."""
-    return _header(path, "X")[0]
+    return _header(path)[0]
 
 
 def resolve_axes(shape: Sequence[int], axes: str = "auto") -> str:
@@ -51,28 +51,26 @@ def resolve_axes(shape: Sequence[int], axes: str = "auto") -> str:
 def list_rows(data: Data) -> Listing:
     """List the rows of ``data.npz``; classes keep the order of Y's indices, those without a row left out."""
     path = Path(data.npz or "").expanduser()
-    shape, itemsize = _header(path, "X")
+    shape, itemsize = _header(path)
     resolve_axes(shape, data.axes)
     with _readable(path), np.load(path, allow_pickle=False) as arrays:
         labels, width = _label_indices(arrays["Y"], path)
     if len(labels) != shape[0]:
         raise DataError(f"{path}: X has {shape[0]} rows but Y has {len(labels)}. Save them together again.")
-    names = [str(index) for index in range(width)]
+    names = {label: str(label) for label in sorted(set(labels))}
     if data.classes:
-        names = [line for _, line in lines_of(Path(data.classes).expanduser(), "data.classes")]
-        if len(names) < width or len(set(names)) < len(names):
+        lines = [line for _, line in lines_of(Path(data.classes).expanduser(), "data.classes")]
+        if len(lines) < width or len(set(lines)) < len(lines):
             raise DataError(
-                f"data.classes={data.classes}: {len(names)} names ({len(set(names))} different) for the {width} "
+                f"data.classes={data.classes}: {len(lines)} names ({len(set(lines))} different) for the {width} "
                 f"classes of Y in {path}. Write one different name a line, in the order of Y's indices."
             )
+        names = {label: lines[label] for label in names}
     size = int(np.prod(shape[1:], dtype=np.int64)) * itemsize
-    used = set(labels)
-    entries = []
-    for row, label in enumerate(labels):
-        clip_id = f"row-{row:06d}"
-        entries.append(Entry(clip_id, names[label], clip_id, path, size, row=row))
+    ids = [f"row-{row:06d}" for row in range(len(labels))]
+    entries = [Entry(ids[row], names[label], ids[row], path, size, row=row) for row, label in enumerate(labels)]
     note = f"{path}: does not say which rows come from one recording, so every row counts as its own group"
-    return Listing(tuple(name for index, name in enumerate(names) if index in used), tuple(entries), (note,))
+    return Listing(tuple(names.values()), tuple(entries), (note,))
 
 
 def _label_indices(y: Any, path: Path) -> tuple[list[int], int]:
@@ -89,8 +87,8 @@ def _label_indices(y: Any, path: Path) -> tuple[list[int], int]:
     return indices.tolist(), int(y.shape[1] if y.ndim == 2 else indices.max() + 1)
 
 
-def _header(path: Path, key: str) -> tuple[tuple[int, ...], int]:
-    """Return shape and bytes an element of an array in an .npz file."""
+def _header(path: Path) -> tuple[tuple[int, ...], int]:
+    """Return shape and bytes an element of X in an .npz file."""
     with _readable(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         lacking = [key for key in ("X", "Y") if key not in names]
@@ -99,12 +97,12 @@ def _header(path: Path, key: str) -> tuple[tuple[int, ...], int]:
                 f"{path}: no array {' and no array '.join(lacking)}; it has {', '.join(names) or 'none'}. Save it with "
                 "numpy.savez(path, X=clips, Y=labels)."
             )
-        with archive.open(f"{key}.npy") as file:
+        with archive.open("X.npy") as file:
             # Version 3 differs from 2 in the encoding of field names only, which plain arrays do not have.
             read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
             shape, _, dtype = read(file)
     if dtype.kind not in "biuf":
-        raise DataError(f"{path}: {key} is {dtype}, not numbers. Save it again as one array of uint8 or float32.")
+        raise DataError(f"{path}: X is {dtype}, not numbers. Save it again as one array of uint8 or float32.")
     return shape, dtype.itemsize
 
 
@@ -115,4 +113,4 @@ def _readable(path: Path) -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise DataError(f"{path}: no such file. data.npz names it; say data.npz=FILE.") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        raise DataError(f"{path}: not a complete .npz file ({error}). Make it again with numpy.savez.") from error
+        raise DataError(f"{path}: not a readable .npz file ({error}). Make it again with numpy.savez.") from error

@@ -50,9 +50,9 @@ def list_clips(data: Data) -> Listing:
     """
     try:
         listing = _SOURCES[data.source](data)
-    except PermissionError as error:
+    except OSError as error:
         raise StorageError(
-            f"{error.filename}: cannot be read ({error.strerror}). Give this user permission to read it."
+            f"{error.filename}: cannot be read ({error.strerror}). Check the disk and this user's permissions."
         ) from error
     classes = _kept_classes(listing.classes, data)
     kept = set(classes)
@@ -110,36 +110,43 @@ def _official(data: Data, on_disk: dict[str, Entry]) -> Listing:
     used: dict[str, str] = {}  # stem -> file:line
     entries = []
     for split in ("train", "test"):
-        path = folder / f"{split}list{data.list:02d}.txt"
-        for where, line in lines_of(path, f"data.list={data.list}"):
+        for where, line in lines_of(folder / f"{split}list{data.list:02d}.txt", f"data.list={data.list}"):
             match = _LISTED.fullmatch(line)
-            stem = PurePosixPath(match["file"]).stem if match else ""
-            if match is None:
-                wrong.append(f"{where}: not Class/file.avi: {line!r}")
-            elif match["label"] not in classes:
-                wrong.append(f"{where}: class {match['label']!r} is not in classInd.txt")
-            elif match["index"] and int(match["index"]) != classes[match["label"]]:
-                wrong.append(f"{where}: says {match['index']}, classInd.txt says {classes[match['label']]}")
-            elif stem in used:
-                wrong.append(f"{where}: {line!r} is in {used[stem]} already")
-            elif match["label"] not in kept:
-                used[stem] = where
-            elif stem not in on_disk:
-                missing.append(f"{match['label']}/{match['file']}")
-            else:
-                used[stem] = where
+            problem = _line_problem(line, match, classes, used)
+            if match is None or problem:
+                wrong.append(f"{where}: {problem}")
+                continue
+            stem = PurePosixPath(match["file"]).stem
+            used[stem] = where
+            if match["label"] in kept and stem in on_disk:
                 entries.append(replace(on_disk[stem], label=match["label"], given=split))
+            elif match["label"] in kept:
+                missing.append(f"{match['label']}/{match['file']}")
     refuse_lines(wrong, "Mend the lists, or use data.split=group.")
     if missing:
         raise DataError(
             f"data.root={root_of(data)}: {count(missing, 'video')} missing that list {data.list} in {folder} names: "
             f"{some(missing)}. Complete the data, keep fewer classes (data.nclass), or use data.split=group."
         )
-    rest = [stem for stem, entry in on_disk.items() if stem not in used]
-    notes = (
-        [f"{count(rest, 'clip')} in neither list {data.list} of {folder} and left out: {some(rest)}"] if rest else []
-    )
-    return sorted_listing(entries, notes)
+    rest = [entry.id for stem, entry in on_disk.items() if stem not in used]
+    note = f"{count(rest, 'clip')} in neither list {data.list} of {folder} and left out: {some(rest)}"
+    return sorted_listing(entries, [note] if rest else [])
+
+
+def _line_problem(line: str, match: re.Match[str] | None, classes: dict[str, int], used: dict[str, str]) -> str:
+    """Return what is wrong with a line of an official list, or nothing."""
+    named = UCF_STEM.fullmatch(PurePosixPath(match["file"]).stem) if match else None
+    if match is None or named is None:
+        return f"not Class/v_Class_gNN_cNN.avi: {line!r}"
+    if match["label"] not in classes:
+        return f"class {match['label']!r} is not in classInd.txt"
+    if named["label"].casefold() != match["label"].casefold():
+        return f"{match['file']!r} is not of class {match['label']!r}"
+    if match["index"] and int(match["index"]) != classes[match["label"]]:
+        return f"says {match['index']}, classInd.txt says {classes[match['label']]}"
+    if named.string in used:
+        return f"{line!r} is in {used[named.string]} already"
+    return ""
 
 
 def _list_folder(data: Data) -> Path:

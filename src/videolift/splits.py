@@ -45,7 +45,7 @@ def assign(
     """
     if split is Split.official:
         sides = [side or TRAIN for side in given]
-        refuse_leaks(groups, sides)
+        _refuse_leaks(groups, sides)
         _refuse_untrained(labels, sides)
     else:
         units = groups if split is Split.group else [f"{index:09d}" for index in range(len(groups))]
@@ -78,7 +78,7 @@ def leak_rate(groups: Sequence[str], sides: Sequence[str]) -> float:
     return sum(group in known for group in tested) / len(tested) if tested else 0.0
 
 
-def refuse_leaks(groups: Sequence[str], sides: Sequence[str]) -> None:
+def _refuse_leaks(groups: Sequence[str], sides: Sequence[str]) -> None:
     """Raise DataError when a group is in more than one of train, val and test."""
     leaking = leaking_groups(groups, sides)
     if leaking:
@@ -112,12 +112,12 @@ def _refuse_undividable(table: Table, split: Split) -> None:
     named = ", ".join(single[:_NAMED]) + (f" and {len(single) - _NAMED} more" if len(single) > _NAMED else "")
     if split is Split.random:
         raise DataError(
-            f"data.split=random: a class needs at least 2 clips, one to train on and one to test; {named} has 1. "
-            "Add clips, or leave the class out."
+            "data.split=random: a class needs at least 2 clips, one to train on and one to test; there is 1 of "
+            f"{named}. Add clips, or leave the class out."
         )
     raise DataError(
-        f"data.split=group: a class needs at least 2 groups, one to train on and one to test; {named} has 1 group. "
-        "Use data.split=random, or give the class more groups."
+        "data.split=group: a class needs at least 2 groups, one to train on and one to test; there is 1 of "
+        f"{named}. Use data.split=random, or give the class more groups."
     )
 
 
@@ -138,7 +138,7 @@ def _cut_validation(
 
 def _table(groups: Iterable[str], labels: Iterable[str]) -> dict[str, Counter[str]]:
     table: dict[str, Counter[str]] = defaultdict(Counter)
-    for group, label in zip(groups, labels, strict=True):
+    for group, label in sorted(zip(groups, labels, strict=True)):  # so that sums below are rounded the same way
         table[group][label] += 1
     return table
 

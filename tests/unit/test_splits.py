@@ -135,12 +135,12 @@ def test_no_validation_when_none_is_asked():
 
 
 def test_class_with_one_group_is_named_with_the_remedy():
-    with pytest.raises(DataError, match=r"at least 2 groups.*Run has 1 group.*data\.split=random"):
+    with pytest.raises(DataError, match=r"at least 2 groups.*there is 1 of Run.*data\.split=random"):
         divide(ONE_GROUP_PER_CLASS)
 
 
 def test_class_with_one_clip_cannot_be_split_at_random_either():
-    with pytest.raises(DataError, match=r"at least 2 clips.*Run has 1"):
+    with pytest.raises(DataError, match=r"at least 2 clips.*there is 1 of Run"):
         divide([("a", "Run"), ("b", "Jump"), ("c", "Jump")], split=Split.random)
 
 

@@ -1,0 +1,80 @@
+"""A real browser, headless, on what MLflow serves."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+PROGRAMS = ("chromium", "chromedriver")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",  # it runs as root in containers, and opens loopback only
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--force-color-profile=srgb",
+)
+WAIT_S = 90  # the first page is 10 MB of JavaScript
+
+
+def missing_programs() -> list[str]:
+    return [name for name in PROGRAMS if shutil.which(name) is None]
+
+
+@contextmanager
+def browser(profile: Path, size: tuple[int, int] = (1440, 1000)) -> Iterator[Browser]:
+    """Yield a browser with an empty profile in the given folder."""
+    options = ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"):
+        options.add_argument(flag)
+    driver = Chrome(options=options, service=ChromeService(str(shutil.which("chromedriver"))))
+    try:
+        yield Browser(driver)
+    finally:
+        driver.quit()
+
+
+class Browser:
+    """What a person does with a page: open, look for, click, look at."""
+
+    def __init__(self, driver: Chrome) -> None:
+        self._driver = driver
+
+    def open(self, address: str) -> None:
+        self._driver.get(address)
+
+    def find(self, xpath: str) -> WebElement:
+        """Wait for an element to be visible."""
+        return self._wait(f"(//body{xpath})[1]", xpath)
+
+    def click(self, xpath: str) -> None:
+        self.find(xpath).click()
+
+    def wait_for_script(self, condition: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        waiting = WebDriverWait(self._driver, WAIT_S)
+        waiting.until(lambda driver: driver.execute_script(f"return Boolean({condition})"), condition)
+
+    def screenshot(self, file: Path) -> Path:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        assert self._driver.save_screenshot(str(file))
+        return file
+
+    def _wait(self, xpath: str, wanted: str) -> WebElement:
+        def visible(driver: Chrome) -> WebElement | None:
+            return next((e for e in driver.find_elements(By.XPATH, xpath) if e.is_displayed()), None)
+
+        message = f"{wanted} is not on {self._driver.current_url}"
+        return WebDriverWait(self._driver, WAIT_S, ignored_exceptions=()).until(visible, message)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import runs
+
+PREPROCESS = "stages=[preprocess]"
+TRAIN = "stages=[preprocess,train]"
+
+
+def wait_for_epoch(process: subprocess.Popen[str], cwd: Path, epoch: int) -> None:
+    while process.poll() is None:
+        for file in (cwd / "outputs" / "cache").glob("train-*/hosts/*/output/data/events-*.jsonl"):
+            if f'"key": "loss", "value"' in file.read_text() and f'"step": {epoch},' in file.read_text():
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"ended before epoch {epoch}: {runs.wait(process).text}")
+
+
+def test_a_whole_run_leaves_what_the_contract_says(tmp_path: Path, quick: list[str]) -> None:
+    ended = runs.run(*quick, cwd=tmp_path)
+    record = runs.records(tmp_path)[0]
+    assert record["status"] == "FINISHED"
+    folder = {s["name"]: Path(s["folder"]) / "hosts" / "algo-1" for s in record["stages"]}
+    assert {f.name for f in (folder["train"] / "model").iterdir()} == {"model.keras", "classes.txt", "settings.json"}
+    classes = (folder["train"] / "model" / "classes.txt").read_text().splitlines()
+    assert classes == sorted(classes) and len(classes) == 6
+    result = (folder["train"] / "output" / "data" / "result.txt").read_text().splitlines()
+    assert result[0] == "epoch\tloss\tacc\tval_loss\tval_acc"
+    assert [line.split("\t")[0] for line in result[1:]] == ["0", "1"]
+    evaluation = json.loads((folder["evaluate"] / "output" / "data" / "evaluation.json").read_text())
+    assert sum(map(sum, evaluation["confusion"])) == evaluation["videos"]
+    assert {"test_accuracy", "test_loss", "test_top5_accuracy", "test_leak_rate"} <= set(evaluation["metrics"])
+    pictures = {f.name for f in (folder["visualize"] / "output" / "data").glob("*.png")}
+    assert pictures == {"contact_sheet.png", "learning_curves.png", "confusion_matrix.png"}
+    assert "test accuracy" in ended.out
+    # The second time nothing is computed, and the first run is named as the origin.
+    again = runs.run(*quick, cwd=tmp_path)
+    assert again.out.count("cached, computed by " + record["id"]) == 4
+    # Another split or model does not decode again.
+    other = runs.run(*quick, TRAIN, "model=cnn2d", "model.epoch=1", cwd=tmp_path)
+    assert "preprocess: cached" in other.out and "train: cached" not in other.out
+
+
+def test_3_epochs_kill_and_3_more_are_6_epochs(tmp_path: Path, quick: list[str]) -> None:
+    settings = [*quick, TRAIN, "model.epoch=6", "model.dropout=true"]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    for cwd in (straight, killed):
+        cwd.mkdir()
+    runs.run(*settings, cwd=straight)
+    process = runs.start(*settings, cwd=killed)
+    wait_for_epoch(process, killed, 3)
+    process.kill()
+    runs.wait(process)
+    again = runs.run(*settings, cwd=killed)
+    assert "goes on after epoch" in again.out
+    assert runs.metrics(runs.records(straight)[0], "train") == runs.metrics(runs.records(killed)[-1], "train")
+
+
+def test_ctrl_c_during_training_is_resumed_by_the_same_command(tmp_path: Path, quick: list[str]) -> None:
+    settings = [*quick, TRAIN, "model.epoch=40"]
+    process = runs.start(*settings, cwd=tmp_path)
+    wait_for_epoch(process, tmp_path, 2)
+    process.send_signal(signal.SIGINT)
+    assert runs.wait(process).code == 130
+    assert runs.records(tmp_path)[0]["status"] == "KILLED"
+    again = runs.run("action=resume", f"run={runs.records(tmp_path)[0]['id']}", "tracking=none", cwd=tmp_path)
+    assert "goes on after epoch" in again.out
+    assert [r["status"] for r in runs.records(tmp_path)] == ["FINISHED"]
+
+
+def test_divergence_stops_with_a_clear_error(tmp_path: Path, quick: list[str]) -> None:
+    ended = runs.run(*quick, TRAIN, "model.learning_rate=1e30", "model.optimizer=sgd", cwd=tmp_path, code=4)
+    assert "the loss became nan" in ended.err
+    assert "model.learning_rate (now 1e+30)" in ended.err
+    assert "Traceback" not in ended.text
+    assert runs.records(tmp_path)[0]["status"] == "FAILED"
+    assert not list((tmp_path / "outputs" / "cache").glob("train-*/finished.json"))
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ("return 3", 2, "returned int, not a keras.Model"),
+        ("raise ZeroDivisionError('my own mistake')", 5, "ZeroDivisionError: my own mistake"),
+    ],
+)
+def test_a_users_model_that_fails_is_told_with_its_reason(
+    tmp_path: Path, quick: list[str], body: str, code: int, message: str
+) -> None:
+    (tmp_path / "mine.py").write_text(f"def build(shape, classes):\n    {body}\n")
+    ended = runs.run(*quick, TRAIN, "model.builder=mine.py:build", cwd=tmp_path, code=code)
+    assert message in ended.err
+
+
+def test_a_users_model_trains_with_its_arguments(tmp_path: Path, quick: list[str]) -> None:
+    source = """
+        import keras
+
+        def build(shape, classes, width):
+            return keras.Sequential([
+                keras.Input(shape, dtype="uint8"),
+                keras.layers.Rescaling(1 / 255),
+                keras.layers.Flatten(),
+                keras.layers.Dense(width, activation="relu"),
+                keras.layers.Dense(classes, activation="softmax"),
+            ])
+    """
+    folder = tmp_path / "我的 model"
+    folder.mkdir()
+    (folder / "mine.py").write_text("\n".join(line[8:] for line in source.splitlines()))
+    settings = [*quick, TRAIN, "model.builder=我的 model/mine.py:build", "+model.args.width=5"]
+    runs.run(*settings, cwd=tmp_path)
+    assert runs.metrics(runs.records(tmp_path)[0], "train")[("parameters", 0)] == (4 * 16 * 16 + 1) * 5 + 6 * 6
+
+
+def test_two_processes_at_once_do_the_work_once(tmp_path: Path, quick: list[str]) -> None:
+    processes = [runs.start(*quick, PREPROCESS, f"name=twin{n}", cwd=tmp_path) for n in range(2)]
+    ended = [runs.wait(process) for process in processes]
+    assert [e.code for e in ended] == [0, 0], ended[0].text + ended[1].text
+    cached = sorted(runs.stage(record, "preprocess")["cached"] for record in runs.records(tmp_path))
+    assert cached == [False, True]
