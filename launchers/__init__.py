@@ -1,1 +1,1 @@
-"""Where and how an experiment runs and is recorded. Stays on the laptop; never imports TensorFlow, Keras, OpenCV or PyAV."""
+"""Where and how an experiment runs and is recorded. Never ships; imports no TensorFlow, Keras, OpenCV or PyAV."""

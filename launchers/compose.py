@@ -6,7 +6,6 @@ that they select are first checked against the schema, then every job is compose
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from typing import Any
 # without disturbing it. What is used below is bounded by hydra-core <1.4 and exercised by the tests.
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -108,7 +108,7 @@ def check(
     found: list[Mistake] = []
     groups: dict[str, list[str]] = {}
     try:
-        loader = ConfigLoaderImpl(_search_path(sources, quoted))
+        loader = _loader(sources, quoted)
         groups = _groups(loader)
         wrong = [cli.mistakes(typed, groups, multirun=multirun) for typed in overrides]
         found = list(dict.fromkeys(mistake for mistakes in wrong for mistake in mistakes))
@@ -144,12 +144,13 @@ def _first_line(error: BaseException) -> str:
     return f"{key[1]}: {text}" if key and key[1] not in text else text
 
 
-def _search_path(sources: Sources, overrides: list[str]) -> ConfigSearchPath:
+def _loader(sources: Sources, overrides: list[str]) -> ConfigLoaderImpl:
     package = sources.config_path.startswith("pkg://")
     search_path = create_config_search_path(sources.config_path if package else str(ROOT / sources.config_path))
+    loader = ConfigLoaderImpl(search_path)
     further = [value for text in overrides if cli.split(text)[1] == "hydra.searchpath" for value in _list_in(text)]
     if not further:
-        primary = ConfigLoaderImpl(search_path).repository.load_config(sources.config_name)
+        primary = loader.repository.load_config(sources.config_name)
         further = list((primary and OmegaConf.select(primary.config, "hydra.searchpath")) or [])
     if sources.config_dir is not None:
         if not Path(sources.config_dir).is_dir():
@@ -157,7 +158,7 @@ def _search_path(sources: Sources, overrides: list[str]) -> ConfigSearchPath:
         further.insert(0, f"file://{Path(sources.config_dir).absolute()}")
     for path in further:
         search_path.prepend(provider="command-line", path=path, anchor=SearchPathQuery(provider="schema"))
-    return search_path
+    return ConfigLoaderImpl(search_path) if further else loader
 
 
 def _list_in(override: str) -> list[str]:
@@ -167,14 +168,15 @@ def _list_in(override: str) -> list[str]:
 
 def _groups(loader: ConfigLoaderImpl) -> dict[str, list[str]]:
     """Return every group of ours with its choices; those in sub-folders as ``folder/choice``."""
-    top = [group for group in loader.list_groups("") if group != "hydra"]
-    return {group: _choices(loader, group) for group in top}
+    files = loader.repository  # the loader's own methods copy it each time
+    top = [group for group in files.get_group_options("", ObjectType.GROUP) if group != "hydra"]
+    return {group: _choices(files, group) for group in top}
 
 
-def _choices(loader: ConfigLoaderImpl, group: str) -> list[str]:
-    choices = loader.get_group_options(group, ObjectType.CONFIG)
-    inner = loader.get_group_options(group, ObjectType.GROUP)
-    return choices + [f"{name}/{choice}" for name in inner for choice in _choices(loader, f"{group}/{name}")]
+def _choices(files: IConfigRepository, group: str) -> list[str]:
+    choices = files.get_group_options(group, ObjectType.CONFIG)
+    inner = files.get_group_options(group, ObjectType.GROUP)
+    return choices + [f"{name}/{choice}" for name in inner for choice in _choices(files, f"{group}/{name}")]
 
 
 def _request(loader: ConfigLoaderImpl, config_name: str, overrides: list[str], *, multirun: bool) -> _Request:
@@ -259,14 +261,13 @@ def _compose_job(request: _Request, overrides: list[str], index: int) -> Config:
     with open_dict(composed):
         composed.hydra.job.num = index
         composed.hydra.job.id = str(index)
-    own = copy.deepcopy(composed)
-    with open_dict(own):
-        del own["hydra"]
     running = HydraConfig.instance()
     before = running.cfg
-    running.set_config(composed)  # what ${hydra:...} reads
+    running.set_config(composed)  # what ${hydra:...} reads; it keeps a copy
     try:
-        return to_object(own)
+        with open_dict(composed):
+            del composed["hydra"]
+        return to_object(composed)
     finally:
         running.cfg = before
 

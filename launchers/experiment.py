@@ -23,7 +23,7 @@ from launchers.config import Action, Config
 from launchers.display import StageDisplay
 from launchers.follow import follow
 from launchers.outputs import Outputs
-from launchers.planning import NEEDS, PlannedStage, finished_stages, prepare_stage
+from launchers.planning import KINDS, NEEDS, PlannedStage, finished_stages, prepare_stage
 from launchers.preparing import Prepared, prepare
 from launchers.records import RunFolder, RunRecord, StageRecord, Status
 from videolift import events
@@ -205,7 +205,7 @@ class _Run:
         with self._cache.lock(planned.id, lambda: self._console.print(f"{planned.name}: another process computes it; waiting")):
             origin = self._cache.finished(planned.id)
             stage.cached, stage.origin = origin is not None, origin
-            record.stages.append(stage)
+            record.stages = sorted([*record.stages, stage], key=lambda s: list(KINDS).index(s.name))
             if origin is not None:
                 self._check_arrays(planned, Path(stage.folder))
                 self._console.print(f"{planned.name}: cached, computed by {origin}", soft_wrap=True)

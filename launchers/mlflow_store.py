@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from launchers import mlflow_model, provenance
@@ -78,17 +78,17 @@ def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
 
     for name in ("mlflow", "alembic"):  # they tell about every table they make
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # that there is no pip, which a uv venv lacks
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # a venv made by uv has no pip
     uri = tracking_uri(tracking, outputs)
     with _one_at_a_time(outputs):  # two processes that both make the tables disturb each other
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         experiment = client.get_experiment_by_name(tracking.experiment)
         if experiment is None:
             place = None if uri.startswith("http") else (outputs.resolve() / "mlartifacts").as_uri()
-            return client, client.create_experiment(tracking.experiment, artifact_location=place)
+            return client, client.create_experiment(tracking.experiment, place)
     if experiment.lifecycle_stage == "deleted":
         raise VideoliftError(
-            f"experiment {tracking.experiment!r} was deleted in MLflow; restore it, or name another: tracking.experiment="
+            f"experiment {tracking.experiment!r} is deleted in MLflow; restore it, or say another tracking.experiment="
         )
     return client, experiment.experiment_id
 
@@ -162,9 +162,9 @@ class Recording:
         """Write what the stages' own files say and is not written yet."""
         for stage in record.stages:
             self.stage(stage)
-            found = [(event, output) for file, output in event_files(Path(stage.folder)) for event in read(file)]
-            self.points(newest(point_of(event) for event, _ in found if event["type"] == "metric"))
-            for event, output in found:
+            told = events_of(stage)
+            self.points(newest(point_of(event) for event, _ in told if event["type"] == "metric"))
+            for event, output in told:
                 self.event(event, output)
 
     def event(self, event: Event, output: Path) -> None:
@@ -227,6 +227,21 @@ class Recording:
         for name in COPIED:
             if (folder.path / name).is_file():
                 self.artifact(folder.path / name, "")
+
+
+def files_of(stage: StageRecord) -> list[tuple[Path, Path]]:
+    """Return the stage's event files with their output folders, of one that did not finish too."""
+    return event_files(Path(stage.folder)) or event_files(Path(f"{stage.folder}.partial"))
+
+
+def events_of(stage: StageRecord) -> list[tuple[Event, Path]]:
+    """Return what a stage said, with the folder that paths are relative to.
+
+    Another run may have gone on with a stage that this run left unfinished; what it said then is not this run's.
+    """
+    finished = stage.status is Status.FINISHED or stage.ended is None
+    until = math.inf if finished else float(stage.ended or 0)
+    return [(event, output) for file, output in files_of(stage) for event in read(file) if event["time"] <= until]
 
 
 def history(client: MlflowClient, run: Run) -> list[Point]:
@@ -328,7 +343,7 @@ def dataset_input(record: RunRecord) -> DatasetInput | None:
     columns = [{"name": name, "type": "string", "required": True} for name in ("path", "label", "group", "split")]
     root = str(data.get("root") or data.get("source") or "data")
     dataset = Dataset(
-        name=os.path.basename(root.rstrip("/")) or root,
+        name=PurePath(root).name or root,
         digest=str(data["digest"])[:MAX_DIGEST],
         source_type="local",
         source=json.dumps({"uri": root}, ensure_ascii=False),

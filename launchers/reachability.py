@@ -47,11 +47,11 @@ def _ask(uri: str, timeout_s: float) -> str | None:
 
 def _probe(uri: str, timeout_s: float) -> str | None:
     parts = urlsplit(uri)
-    scheme = parts.scheme.split("+")[0]
+    scheme = parts.scheme.partition("+")[0]
     if scheme in ("http", "https"):
         return _probe_http(uri, timeout_s)
     if scheme == "sqlite":
-        return _probe_file(Path(unquote(uri.split("?")[0].removeprefix(f"{parts.scheme}:///"))))
+        return _probe_file(Path(unquote(uri.partition("?")[0].removeprefix(f"{parts.scheme}:///"))))
     if scheme in DATABASE_PORTS and parts.hostname:
         return _probe_port(parts.hostname, parts.port or DATABASE_PORTS[scheme], timeout_s)
     return None  # a plugin's own kind of address, such as an ARN

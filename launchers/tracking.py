@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from launchers import mlflow_store as store
 from launchers import provenance
-from launchers.cache import event_files
 from launchers.reachability import why_unreachable
 from launchers.records import RunFolder, RunRecord, StageRecord, Status
 from launchers.redaction import redacted_text
@@ -218,7 +217,7 @@ def _close(folder: RunFolder) -> bool:
 
 
 def _last_sign_of_life(folder: RunFolder, record: RunRecord) -> float:
-    files = [file for stage in record.stages for file, _ in event_files(Path(stage.folder))]
+    files = [file for stage in record.stages for file, _ in store.files_of(stage)]
     return max([record.created, *(f.stat().st_mtime for f in (folder.record_file, *files) if f.exists())])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,11 @@ FLAGS = (
     "--disable-sync",
     "--disable-dev-shm-usage",
     "--force-color-profile=srgb",
+    # A mouse, which headless has not: without one, charts are covered by their tool bars.
+    "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
 )
-WAIT_S = 90  # the first page is 10 MB of JavaScript
+WAIT_S = 60  # the first page is 10 MB of JavaScript
+SETTLE_S = 15
 
 
 def missing_programs() -> list[str]:
@@ -68,8 +72,13 @@ class Browser:
         waiting.until(lambda driver: driver.execute_script(f"return Boolean({condition})"), condition)
 
     def screenshot(self, file: Path) -> Path:
+        """Save what is to be seen, once it no longer changes."""
+        deadline, before = time.monotonic() + SETTLE_S, b""
+        while (now := self._driver.get_screenshot_as_png()) != before and time.monotonic() < deadline:
+            before = now
+            time.sleep(0.5)
         file.parent.mkdir(parents=True, exist_ok=True)
-        assert self._driver.save_screenshot(str(file))
+        file.write_bytes(now)
         return file
 
     def _wait(self, xpath: str, wanted: str) -> WebElement:

@@ -25,7 +25,9 @@ class MlflowServer:
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.log = log
-        served = ["--serve-artifacts", "--artifacts-destination", str(artifacts)] if artifacts else ["--no-serve-artifacts"]
+        served = (
+            ["--serve-artifacts", "--artifacts-destination", str(artifacts)] if artifacts else ["--no-serve-artifacts"]
+        )
         self._command = [*COMMAND, "--port", str(self.port), "--backend-store-uri", store_uri, *served]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -60,7 +62,9 @@ class MlflowServer:
 
     def _answers(self) -> bool:
         try:  # its first look into the database takes longest
-            urllib.request.urlopen(f"{self.uri}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=START_S).close()
+            urllib.request.urlopen(
+                f"{self.uri}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=START_S
+            ).close()
         except OSError:
             return False
         return True

@@ -54,7 +54,11 @@ class FakeRun:
 
     def epochs(self, *numbers: int) -> None:
         for epoch in numbers:
-            losses = {"loss": 1 / epoch, "val_loss": 1.2 / epoch, "system/train/cpu_utilization_percentage": 90.0 + epoch}
+            losses = {
+                "loss": 1 / epoch,
+                "val_loss": 1.2 / epoch,
+                "system/train/cpu_utilization_percentage": 90.0 + epoch,
+            }
             self.metrics(losses, step=epoch)
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:

@@ -128,12 +128,12 @@ def picture(number: int, size: tuple[int, int]) -> Image:
 
 def read_barcode(image: Image) -> int:
     """Read the frame's number from a picture, (height, width) or (height, width, channel), of 32x32 pixels or more."""
-    gray = image if image.ndim == 2 else image.mean(axis=2)  # noqa: PLR2004
+    gray = image if image.ndim == 2 else image.mean(axis=2)
     height, width = gray.shape
     rows = slice(_strip(height) // 3, _strip(height) * 2 // 3)
     margin = width // BITS // 6
     centres = [(2 * bit + 1) * width // (2 * BITS) for bit in range(BITS)]
-    bits = [float(gray[rows, centre - margin : centre + margin + 1].mean()) > 127 for centre in centres]  # noqa: PLR2004
+    bits = [float(gray[rows, centre - margin : centre + margin + 1].mean()) > 127 for centre in centres]
     return sum(1 << bit for bit, is_set in enumerate(bits) if is_set)
 
 
@@ -173,8 +173,8 @@ def pack(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
     packed: list[bytes] = []
     behind = False  # a B picture moved into the packet of its reference
     for i, picture_data in enumerate(data):
-        is_b = _kind(picture_data) == 2  # noqa: PLR2004
-        follows_reference = i > 0 and _kind(data[i - 1]) != 2  # noqa: PLR2004
+        is_b = _kind(picture_data) == 2
+        follows_reference = i > 0 and _kind(data[i - 1]) != 2
         if is_b and follows_reference:
             packed[-1] += picture_data
             behind = True
@@ -209,7 +209,9 @@ def _packet(data: bytes, number: int, *, keyframe: bool) -> av.Packet[Any]:
     return packet
 
 
-def write_two_sizes(folder: Path, kind: str, *, frames: int = 60, sizes: tuple[tuple[int, int], tuple[int, int]]) -> Path:
+def write_two_sizes(
+    folder: Path, kind: str, *, frames: int = 60, sizes: tuple[tuple[int, int], tuple[int, int]]
+) -> Path:
     """Write a stream whose second half has another size; ``kind`` is mjpeg, h264_ts or h264_avi."""
     made = KINDS[kind]
     path = folder / f"two_sizes_{kind}{made.suffix}"
@@ -277,8 +279,8 @@ def starting_late(frames: int) -> Change:
 
     def change(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
         for packet in packets:
-            packet.pts -= frames
-            packet.dts -= frames
+            packet.pts = (packet.pts or 0) - frames
+            packet.dts = (packet.dts or 0) - frames
         return packets
 
     return change

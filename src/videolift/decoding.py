@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,13 +15,10 @@ from videolift.errors import ClipError
 from videolift.sampling import Choice, ShortVideoError, clip_indices
 from videolift.settings import Preprocess, Reader, Resize
 
-# OpenCV reads these when it is loaded or opens a file. The first makes it drop the packets that PyAV is told to drop.
+# OpenCV reads these whenever it opens a file. The first makes it drop the packets that PyAV is told to drop.
 os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "fflags;discardcorrupt")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: what is wrong is told by a ClipError
-os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
-
-import cv2
-
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # errors only, for the same reason
 cv2.setNumThreads(1)  # videos are shared out over processes; a second level of threads only costs
 
 Image = NDArray[np.uint8]

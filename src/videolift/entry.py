@@ -42,11 +42,12 @@ def main() -> int:
         return STOPPED_EXIT_CODE
     except Exception as error:
         expected = as_expected(error)
+        reason = f"{type(expected or error).__name__}: {expected or error}"
         if expected is None:
             traceback.print_exc()
-        reason = str(expected or f"{type(error).__name__}: {error}")
-        print(f"{type(expected or error).__name__}: {reason}", file=sys.stderr, flush=True)
-        _write_failure(workspace.failure_file, f"{type(expected or error).__name__}: {reason}")
+        else:
+            print(reason, file=sys.stderr, flush=True)
+        _write_failure(workspace.failure_file, reason)
         return expected.exit_code if expected else 1
     return 0
 

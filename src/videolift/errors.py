@@ -83,6 +83,8 @@ REMEDIES = {
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again, finished parts are kept",
     errno.EACCES: "no permission; change the owner or the mode of this path",
     errno.EPERM: "not permitted; change the owner or the mode of this path",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another folder",
+    errno.EEXIST: "a file stands where a folder is needed; choose another folder",
     errno.EROFS: "the file system is read-only; choose another folder",
 }
 

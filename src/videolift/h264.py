@@ -26,7 +26,7 @@ class Picture:
 
 def nal_length_size(extradata: bytes) -> int:
     """Return the bytes of a unit's length prefix, 0 where units are divided by start codes (Annex B)."""
-    return (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 0  # noqa: PLR2004
+    return (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 0
 
 
 def picture_of(data: bytes, length_size: int, is_keyframe: bool) -> Picture:
@@ -79,10 +79,10 @@ def _recovers_at_once(payloads: bytes) -> bool:
     at = 0
     while at + 2 < len(payloads):
         kind = size = 0
-        while at < len(payloads) and payloads[at] == 0xFF:  # noqa: PLR2004
+        while at < len(payloads) and payloads[at] == 0xFF:
             kind, at = kind + 255, at + 1
         kind, at = kind + payloads[at], at + 1
-        while at < len(payloads) and payloads[at] == 0xFF:  # noqa: PLR2004
+        while at < len(payloads) and payloads[at] == 0xFF:
             size, at = size + 255, at + 1
         if at >= len(payloads):
             return False

@@ -79,14 +79,16 @@ def _mpeg4(packets: Iterable[Packet[VideoStream]], codec: VideoCodecContext) -> 
     for packet in packets:
         data = bytes(packet)
         at = data.find(_VOP)
-        if data == _DIVX_PLACEHOLDER:
-            kinds.append(None)
-        elif at < 0 or len(data) - at < _SHORTEST_CODED or data.find(_VOP, at + 4) >= 0:
-            return None
-        else:
-            kinds.append(data[at + 4] >> 6)
         hidden.append(packet.is_discard)
-        if at > 0:
+        if len(data) - at < _SHORTEST_CODED or at < 0:
+            if data != _DIVX_PLACEHOLDER:
+                return None
+            kinds.append(None)
+            continue
+        if data.find(_VOP, at + 4) >= 0:
+            return None  # more than one picture
+        kinds.append(data[at + 4] >> 6)
+        if at:
             layers.update(_layers(data[:at]))
     if len(layers) > 1 or (_BIDIRECTIONAL in kinds and not codec.has_b_frames):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def read(path: Path, preprocess: Preprocess) -> Decoded:
 
 
 def _opened(path: Path) -> cv2.VideoCapture:
-    return cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    return cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
 
 
 def _frames(path: Path) -> Iterator[cv2.VideoCapture]:

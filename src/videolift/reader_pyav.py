@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ Packets = Iterable["av.Packet[VideoStream]"]
 Shrunk = Callable[[av.VideoFrame], Image]
 
 _HELD_BYTES = 1 << 28  # files above this are read twice instead of holding their packets in memory
+_REFORMATTER = VideoReformatter()  # kept, as setting it up for a file costs as much as two conversions
 _ROTATIONS = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
 # discardcorrupt: leave out packets that are cut off. fpsprobesize: no look at the first frames for a rate nobody needs.
 _OPTIONS = {"fflags": "discardcorrupt", "fpsprobesize": "0"}
@@ -35,9 +35,9 @@ def read(path: Path, preprocess: Preprocess) -> Decoded:
     Raises:
         ClipError: see video.read_clips.
     """
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         codec = stream.codec_context.name
-        shrunk = _shrinker(stream, preprocess)
+        shrunk = shrinker(stream, preprocess)
         try:
             found = _needed(path, container, stream, preprocess, shrunk)
         except av.FFmpegError:  # a packet does not decode: what the file displays then shows when all are tried
@@ -59,10 +59,15 @@ def is_interlaced(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a video's first stream for decoding on one thread.
+
+    Raises:
+        ClipError: if there is none, or no decoder for it.
+    """
     try:
         # An absolute path is never taken for a protocol, as a:b.avi would be.
-        container = av.open(os.path.abspath(path), options=_OPTIONS)
+        container = av.open(str(path.absolute()), options=_OPTIONS)
     except av.FFmpegError as error:
         raise does_not_open(Reader.pyav, str(error.strerror)) from error
     with container:
@@ -75,14 +80,14 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         yield container, stream
 
 
-def _shrinker(stream: VideoStream, preprocess: Preprocess) -> Shrunk:
-    reformatter = VideoReformatter()
+def shrinker(stream: VideoStream, preprocess: Preprocess) -> Shrunk:
+    """Return what turns this stream's frames into those of a clip."""
     # Where the size changes on the way, OpenCV scales to the one that the stream had when it was opened; so does this.
     width, height = stream.codec_context.width, stream.codec_context.height
 
     def shrunk(frame: av.VideoFrame) -> Image:
         # One thread: the default of one a core costs more than the conversion itself.
-        bgr = reformatter.reformat(frame, width, height, "bgr24", interpolation=Interpolation.BICUBIC, threads=1)
+        bgr = _REFORMATTER.reformat(frame, width, height, "bgr24", interpolation=Interpolation.BICUBIC, threads=1)
         turn = _ROTATIONS.get(frame.rotation % 360)
         return shrink(_view(bgr) if turn is None else np.asarray(cv2.rotate(_view(bgr), turn), np.uint8), preprocess)
 
@@ -98,7 +103,7 @@ def _view(bgr: av.VideoFrame) -> Image:
 
 def _packet_count(path: Path) -> int:
     count = 0
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         try:
             for packet in container.demux(stream):
                 count += packet.size > 0
@@ -109,7 +114,7 @@ def _packet_count(path: Path) -> int:
 
 def _frames(path: Path) -> Iterator[av.VideoFrame]:
     """Yield all frames, past packets that do not decode, up to where the container ends or breaks."""
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         packets = container.demux(stream)
         while True:
             try:
@@ -122,13 +127,13 @@ def _frames(path: Path) -> Iterator[av.VideoFrame]:
                 return
 
 
-def _demux(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream]]:
+def demux(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream]]:
     """Yield packets of one picture each."""
     unpack = av.BitStreamFilterContext("mpeg4_unpack_bframes", stream) if is_packed(stream.codec_context) else None
     for packet in container.demux(stream):
         if unpack is not None:
             yield from unpack.filter(packet if packet.size else None)
-        elif packet.size:
+        elif packet.size:  # the last one is empty
             yield packet
 
 
@@ -137,7 +142,7 @@ def _needed(
 ) -> Decoded | None:
     """Decode only what the wanted frames depend on; None where that cannot be told or does not come out as told."""
     hold = path.stat().st_size <= _HELD_BYTES
-    packets: Packets = _demux(container, stream)
+    packets: Packets = demux(container, stream)
     if hold:
         packets = list(packets)
     order = order_of(packets, stream.codec_context)
@@ -146,8 +151,8 @@ def _needed(
     choice = clip_indices(len(order.display), preprocess)
     if hold:
         return _decode(stream, packets, order, choice, shrunk)
-    with _opened(path) as (again, stream_again):
-        return _decode(stream_again, _demux(again, stream_again), order, choice, shrunk)
+    with opened(path) as (again, stream_again):
+        return _decode(stream_again, demux(again, stream_again), order, choice, shrunk)
 
 
 def _decode(stream: VideoStream, packets: Packets, order: Order, choice: Choice, shrunk: Shrunk) -> Decoded | None:
@@ -169,8 +174,9 @@ def _decode(stream: VideoStream, packets: Packets, order: Order, choice: Choice,
         if i in ends:
             frames += codec.decode(None)
             codec.flush_buffers()
-        for frame in frames:
-            decoded += 1
+        decoded += len(frames)
+        while frames:
+            frame = frames.pop(0)
             source = -1 if frame.pts is None else frame.pts
             index = index_of.get(source, -1)
             if index <= latest or frame.interlaced_frame:
@@ -180,4 +186,5 @@ def _decode(stream: VideoStream, packets: Packets, order: Order, choice: Choice,
             latest = index
             if index in wanted:
                 images[index] = shrunk(frame)
+            del frame  # lets the decoder write the next picture where this one is still in the processor's cache
     return Decoded(len(order.display), choice, images, decoded, "needed") if len(images) == len(wanted) else None

@@ -132,9 +132,9 @@ class Model:
     args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the builder
     epoch: int = 20
     batch: int = 32
-    optimizer: str = "adam"  # any name that keras.optimizers.get knows
+    optimizer: str = "adam"  # one of OPTIMIZERS
     learning_rate: float | None = None  # null: the optimizer's own default
-    loss: str = "categorical_crossentropy"  # any name that keras.losses.get knows, for one-hot labels
+    loss: str = "categorical_crossentropy"  # one of LOSSES
     dropout: bool = True  # false switches off the built-in models' dropout layers
     early_stopping: int | None = None  # epochs without a better validation loss before stopping
     select: Select = Select.best
@@ -144,6 +144,16 @@ class Model:
 MODELS = ("cnn3d", "cnn2d")
 MIN_DEPTH_3D = 2  # below, a 3x3x3 convolution sees no motion at all
 MIN_SIDE_2D = 10  # ((n - 2) // 2 - 2) // 2 must be at least 1
+# Keras's names, listed here because a plan does not import Keras; a test compares them with Keras.
+OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lion", "muon", "nadam", "rmsprop", "sgd")
+LOSSES = (  # those for one-hot labels and class probabilities
+    "categorical_crossentropy",
+    "categorical_focal_crossentropy",
+    "categorical_hinge",
+    "kl_divergence",
+    "mean_absolute_error",
+    "mean_squared_error",
+)
 CHANNELS = {True: 3, False: 1}  # preprocess.color -> channels of a frame
 
 
@@ -221,6 +231,9 @@ def _model_problems(model: Model, data: Data, p: Preprocess) -> list[str]:
     found = _at_least("model", model, 1, "epoch", "batch", "early_stopping")
     if model.learning_rate is not None and model.learning_rate <= 0:
         found.append(f"model.learning_rate: must be above 0, got {model.learning_rate}")
+    for key, known in (("optimizer", OPTIMIZERS), ("loss", LOSSES)):
+        if getattr(model, key) not in known:
+            found.append(f"model.{key}: Keras has no {getattr(model, key)!r} for this; there are {', '.join(known)}")
     if model.early_stopping is not None and data.val_share == 0:
         found.append("model.early_stopping: needs a validation set; say data.val_share=0.15 or leave it out")
     if model.args and not model.builder:

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from videolift import checkpoint
 from videolift.checkpoint import Progress
-from videolift.errors import ConfigError, TrainingError
+from videolift.errors import TrainingError
 from videolift.files import CLASSES_FILE, HISTORY_FILE, MODEL_FILE, RESULT_FILE, SETTINGS_FILE
 from videolift.job import Job
 from videolift.models import build
@@ -74,21 +74,12 @@ def _network(job: Job) -> keras.Model:
 
 
 def compile_network(network: keras.Model, model: Model) -> None:
-    """Compile with the optimizer, loss and metrics of the settings.
-
-    Raises:
-        ConfigError: if Keras does not know the optimizer or the loss.
-    """
-    try:
-        optimizer = keras.optimizers.get(model.optimizer)
-        loss = keras.losses.get(model.loss)
-    except ValueError as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f"model.optimizer={model.optimizer}, model.loss={model.loss}: {first}") from error
+    """Compile with the optimizer, loss and metrics of the settings."""
+    optimizer = keras.optimizers.get(model.optimizer)
     if model.learning_rate is not None:
         optimizer.learning_rate = model.learning_rate
     # XLA hangs for minutes on Conv3D on a CPU.
-    network.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
+    network.compile(optimizer, keras.losses.get(model.loss), metrics=["accuracy"], jit_compile=False)
     network.optimizer.build(network.trainable_variables)
 
 

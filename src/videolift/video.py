@@ -14,6 +14,7 @@ import numpy as np
 from videolift import reader_opencv, reader_pyav
 from videolift.decoding import Image
 from videolift.errors import ClipError
+from videolift.sampling import ShortVideoError
 from videolift.settings import Preprocess, Reader
 
 
@@ -38,19 +39,23 @@ def read_clips(path: Path, preprocess: Preprocess) -> Reading:
     """
     read = reader_opencv.read if preprocess.reader is Reader.opencv else reader_pyav.read
     try:
-        _check_readable(path)
         found = read(path, preprocess)
+    except ShortVideoError as error:
+        raise ShortVideoError(error.reason, clip=str(path)) from error
     except ClipError as error:
-        raise type(error)(error.reason, clip=str(path)) from error.__cause__
-    clips = np.stack([np.stack([found.images[index] for index in clip]) for clip in found.choice.indices])
-    return Reading(clips, found.frame_count, found.choice.indices, found.decoded, found.choice.policy, found.method)
+        raise ClipError(_unreadable(path) or error.reason, clip=str(path)) from error
+    indices = found.choice.indices
+    clips = np.empty((len(indices), preprocess.depth, *next(iter(found.images.values())).shape), np.uint8)
+    for window, clip in enumerate(indices):
+        for position, index in enumerate(clip):
+            clips[window, position] = found.images[index]
+    return Reading(clips, found.frame_count, indices, found.decoded, found.choice.policy, found.method)
 
 
-def _check_readable(path: Path) -> None:
+def _unreadable(path: Path) -> str:
+    """Return what is wrong with a file that no reader could do anything about; nothing where it can be read."""
     try:
         with path.open("rb") as file:
-            empty = not file.read(1)
+            return "" if file.read(1) else "the file is empty; fetch it again"
     except OSError as error:
-        raise ClipError(f"cannot be read ({error.strerror}); check the path and its permissions") from error
-    if empty:
-        raise ClipError("the file is empty; fetch it again")
+        return f"cannot be read ({error.strerror}); check the path and its permissions"

@@ -95,7 +95,12 @@ def artifact_text(run: FakeRun, name: str, tmp_path: Path) -> str:
 def in_fresh_process(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}"}
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
 
 
@@ -247,7 +252,14 @@ def test_long_and_many_settings_are_not_lost(outputs: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("key", "name"),
-    [("loss", "loss"), ("精度/跳 a", "精度/跳 a"), ("f1(top-5)", "f1_top-5_"), ("/a//b/", "a/b"), ("../x", "_"), ("", "_")],
+    [
+        ("loss", "loss"),
+        ("精度/跳 a", "精度/跳 a"),
+        ("f1(top-5)", "f1_top-5_"),
+        ("/a//b/", "a/b"),
+        ("../x", "_"),
+        ("", "_"),
+    ],
 )
 def test_names_fit_mlflow(key: str, name: str) -> None:
     assert name_of(key) == name
@@ -374,6 +386,17 @@ def test_a_half_recorded_run_whose_id_was_lost_is_completed(outputs: Path) -> No
     tracking.sync(run.folder, Tracking(), outputs)
     assert values(run, "loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert only_run(run).info.status == "FINISHED"
+
+
+def test_an_unfinished_stage_is_synced_up_to_the_end_of_its_run(outputs: Path) -> None:
+    run = new_run(outputs)
+    run.epochs(1, 2)
+    run.end(Status.FAILED)
+    time.sleep(0.01)
+    run.epochs(3)  # of another run, that went on from there
+    Path(run.stage.folder).rename(f"{run.stage.folder}.partial")
+    tracking.sync(run.folder, Tracking(), outputs)
+    assert values(run, "loss") == [(1, 1.0), (2, 0.5)]
 
 
 def test_a_server_that_freezes_in_the_middle_holds_nothing_up(

@@ -47,7 +47,9 @@ def every_frame(path: Path, p: Preprocess) -> list[Image]:
         if not decoded:
             return frames
         interpolation = cv2.INTER_AREA if p.resize is Resize.area else cv2.INTER_LINEAR
-        frames.append(cv2.cvtColor(cv2.resize(frame, (p.width, p.height), interpolation=interpolation), cv2.COLOR_BGR2RGB))
+        frames.append(
+            cv2.cvtColor(cv2.resize(frame, (p.width, p.height), interpolation=interpolation), cv2.COLOR_BGR2RGB)
+        )
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -85,21 +87,18 @@ def test_the_order_is_told_from_packets_wherever_it_can_be(videos: dict[str, Pat
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS.keys() - UNSURE))
-def test_each_single_frame_is_exact_when_decoding_starts_at_its_keyframe(videos: dict[str, Path], kind: str) -> None:
-    p = large(color=True)
-    everything = every_frame(videos[kind], p)
-    starts = range(0, FRAMES, 3)
-    for start in starts:  # two frames far apart: two runs, with a flush in between
-        p.depth, p.interval, p.windows = 2, FRAMES - 1 - start, 2
-        reading = read_clips(videos[kind], p) if p.interval else None
-        for clip, indices in zip(reading.clips, reading.indices, strict=True) if reading else ():
+def test_frames_far_apart_are_exact_wherever_decoding_starts(videos: dict[str, Path], kind: str) -> None:
+    everything = every_frame(videos[kind], large(color=True))
+    for gap in range(1, FRAMES, 7):
+        reading = read_clips(videos[kind], large(color=True, depth=2, interval=gap, windows=3))
+        for clip, indices in zip(reading.clips, reading.indices, strict=True):
             np.testing.assert_array_equal(clip, [everything[index] for index in indices])
 
 
 @pytest.mark.parametrize("kind", BENCHMARKED)
 def test_few_packets_are_decoded_for_few_frames(videos: dict[str, Path], kind: str) -> None:
     reading = read_clips(videos[kind], large(depth=3))
-    assert reading.decoded < FRAMES * 0.7  # noqa: PLR2004
+    assert reading.decoded < FRAMES * 0.7
 
 
 @pytest.mark.parametrize("kind", ["xvid_gop12", "mpeg4_open_avi", "h264_plain", "h264_gop250"])
@@ -136,13 +135,15 @@ def test_frames_that_the_file_says_to_hide_are_not_counted(tmp_path: Path, kind:
     path = write_video(tmp_path, kind, frames=40, change=starting_late(7))
     for reader in Reader:
         reading = read_clips(path, large(reader=reader))
-        assert reading.frame_count == 33  # noqa: PLR2004
+        assert reading.frame_count == 33
         assert barcodes(reading) == [[index + 7 for index in reading.indices[0]]]
     assert read_clips(path, large()).method == "needed"
 
 
 def test_shapes_and_channels(videos: dict[str, Path]) -> None:
-    color = read_clips(videos["h264_plain"], Preprocess(depth=4, interval=2, windows=3, height=20, width=30, color=True))
+    color = read_clips(
+        videos["h264_plain"], Preprocess(depth=4, interval=2, windows=3, height=20, width=30, color=True)
+    )
     assert (color.clips.shape, color.clips.dtype) == ((3, 4, 20, 30, 3), np.uint8)
     gray = read_clips(videos["h264_plain"], Preprocess(depth=4, height=20, width=30))
     assert gray.clips.shape == (1, 4, 20, 30, 1)
@@ -151,12 +152,15 @@ def test_shapes_and_channels(videos: dict[str, Path]) -> None:
 def test_colour_is_rgb(videos: dict[str, Path]) -> None:
     (clip,) = read_clips(videos["mjpeg"], Preprocess(depth=1, height=144, width=192, color=True)).clips
     red, _, blue = clip[0, 80:100, 5:30].reshape(-1, 3).mean(axis=0)  # the square: (220, 40, 90)
-    assert red > 180 > 120 > blue
+    assert red > 180
+    assert blue < 120
 
 
 @pytest.mark.parametrize("reader", Reader)
 def test_short_videos_follow_their_policy(videos: dict[str, Path], reader: Reader) -> None:
-    loop = read_clips(videos["xvid_gop12"], large(depth=80, sampling=Sampling.head, short_video=ShortVideo.loop, reader=reader))
+    loop = read_clips(
+        videos["xvid_gop12"], large(depth=80, sampling=Sampling.head, short_video=ShortVideo.loop, reader=reader)
+    )
     assert (loop.policy, barcodes(loop)[0][68:72]) == ("loop", [68, 69, 0, 1])
     with pytest.raises(ShortVideoError, match=r"xvid_gop12\.avi: the video has 70 frames.*needs 80"):
         read_clips(videos["xvid_gop12"], large(depth=80, short_video=ShortVideo.skip, reader=reader))
