@@ -15,6 +15,7 @@ from videolift.errors import ConfigError, Stopped, StorageError, VideoliftError 
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Sequence
 
     from omegaconf import DictConfig
 
@@ -77,7 +78,7 @@ def _sweep(argv: list[str], args: Namespace, checked: Checked) -> int:
         if parent is not None:
             os.environ[PARENT] = parent
         try:
-            code = _hydra(argv)
+            code = _hydra(argv, [job.label for job in checked.jobs])
         finally:
             _set_or_remove(PARENT, before)
         if code:
@@ -92,8 +93,12 @@ def _set_or_remove(variable: str, value: str | None) -> None:
         os.environ[variable] = value
 
 
-def _hydra(argv: list[str]) -> int:
-    """Let Hydra run every job, and return the first exit code that is not 0."""
+def _hydra(argv: list[str], labels: Sequence[str] = ()) -> int:
+    """Let Hydra run every job, and return the first exit code that is not 0.
+
+    Args:
+        labels: of a sweep's jobs: what tells each from the others.
+    """
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -105,7 +110,8 @@ def _hydra(argv: list[str]) -> int:
     codes: list[int] = []
 
     def job(composed: DictConfig) -> None:
-        codes.append(_job(composed))
+        number = len(codes)
+        codes.append(_job(composed, labels[number] if number < len(labels) else None))
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints its own errors, and leaves with 1
     sys.argv = [sys.argv[0], *argv]
@@ -118,13 +124,13 @@ def _hydra(argv: list[str]) -> int:
     return next((code for code in codes if code), 0)
 
 
-def _job(composed: DictConfig) -> int:
+def _job(composed: DictConfig, label: str | None) -> int:
     """Run one job and return its exit code; the jobs of a sweep after it run whatever it is, unless it was stopped."""
     from launchers import experiment
     from launchers.config import to_object
 
     try:
-        code = experiment.run(to_object(composed), parent=os.environ.get(PARENT))
+        code = experiment.run(to_object(composed), parent=os.environ.get(PARENT), label=label)
     except VideoliftError as error:
         code = _report(error)
     except Exception:

@@ -39,7 +39,8 @@ def main() -> int:
             print(f"| {arguments.folder.name} | {model} | mean of {len(found)} | **{mean:.3f}** ± {spread:.3f} | | | |")
     shown = shlex.join(arguments.settings)
     print(
-        f"\n`python run.py data=ucf101 data.root={arguments.folder.name} data.list={arguments.list} model=MODEL seed=SEED {shown}`"
+        f"\n`python run.py data=ucf101 data.root={arguments.folder.name} data.list={arguments.list} "
+        f"model=MODEL seed=SEED {shown}`"
     )
     return 0
 

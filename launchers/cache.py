@@ -1,11 +1,11 @@
 """Finished stages in ``outputs/cache/<stage id>/``, each computed once whoever asks.
 
-    <id>.lock       held by the process that computes it
-    <id>.partial/   under way, or left by a stage that was stopped: goes on from there
-    <id>/           finished: renamed from .partial after ``finished.json`` was written
-        plan/       plan.json, manifest.json, a user's own model: the job's ``plan`` channel
-        hosts/H/    what stands for /opt/ml on host H
-        arrays/     preprocess only: the merged parts of all hosts
+<id>.lock       held by the process that computes it
+<id>.partial/   under way, or left by a stage that was stopped: goes on from there
+<id>/           finished: renamed from .partial after ``finished.json`` was written
+    plan/       plan.json, manifest.json, a user's own model: the job's ``plan`` channel
+    hosts/H/    what stands for /opt/ml on host H
+    arrays/     preprocess only: the merged parts of all hosts
 """
 
 from __future__ import annotations

@@ -83,7 +83,9 @@ class StageDisplay:
         unit = next(iter(self._hosts.values()))["unit"]
         note = f"{done}/{total} {unit}" + (f"  {rate:.1f}/s" if rate else "") + (f"  {failed} failed" if failed else "")
         if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, completed=done, total=total, note=self._epoch_text() if self._epoch[1] else note)
+            self._bars.update(
+                self._task, completed=done, total=total, note=self._epoch_text() if self._epoch[1] else note
+            )
         elif self._epoch[0] > self._said_epoch:
             self._said_epoch = self._epoch[0]
             self.say(f"{self._name}: {self._epoch_text()}")

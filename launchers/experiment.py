@@ -43,17 +43,18 @@ NOT_IN_FINGERPRINT = ("tracking", "action", "run")
 PLAIN_WIDTH = 160  # characters
 
 
-def run(config: Config, parent: str | None = None) -> int:
+def run(config: Config, parent: str | None = None, label: str | None = None) -> int:
     """Do what ``config.action`` says and return the exit code.
 
     Args:
         parent: MLflow run id of the sweep that this run is part of.
+        label: what tells this run from the sweep's others; names it.
 
     Raises:
         VideoliftError: for everything that a person can act on.
     """
     try:
-        return _run(config, parent)
+        return _run(config, parent, label)
     except OSError as error:
         expected = as_expected(error)
         if expected is None:
@@ -61,7 +62,7 @@ def run(config: Config, parent: str | None = None) -> int:
         raise expected from error
 
 
-def _run(config: Config, parent: str | None) -> int:
+def _run(config: Config, parent: str | None, label: str | None) -> int:
     from rich.console import Console
 
     # A file or a pipe has no width: wrapping there would cut ids and paths.
@@ -79,7 +80,7 @@ def _run(config: Config, parent: str | None) -> int:
         return 0
     _refuse_missing_inputs(prepared, outputs)
     with _terminate_as_interrupt():
-        return _Run(console, outputs, prepared, parent).execute()
+        return _Run(console, outputs, prepared, parent, label).execute()
 
 
 def _sync(console: Console, outputs: Outputs, config: Config) -> int:
@@ -106,7 +107,9 @@ def _refuse_missing_inputs(prepared: Prepared, outputs: Outputs) -> None:
     wanted = prepared.config.stages
     missing = {need: name for name in wanted for need in NEEDS[name] if need not in wanted and need not in finished}
     if missing:
-        lines = [f"stages: {name} needs {need}, which is not finished for these settings" for need, name in missing.items()]
+        lines = [
+            f"stages: {name} needs {need}, which is not finished for these settings" for need, name in missing.items()
+        ]
         raise ConfigError("\n".join(lines) + f"\n  say stages=[{','.join([*missing, *wanted])}]")
 
 
@@ -130,7 +133,9 @@ def _terminate_as_interrupt() -> Iterator[None]:
 class _Run:
     """One run on its way."""
 
-    def __init__(self, console: Console, outputs: Outputs, prepared: Prepared, parent: str | None) -> None:
+    def __init__(
+        self, console: Console, outputs: Outputs, prepared: Prepared, parent: str | None, label: str | None
+    ) -> None:
         self._console = console
         self._outputs = outputs
         self._prepared = prepared
@@ -138,6 +143,7 @@ class _Run:
         self._cache = outputs.cache
         self._fingerprint = _fingerprint(prepared)
         self._parent = parent
+        self._label = label
 
     def execute(self) -> int:
         _close_dead_runs(self._console, self._outputs, self._config)
@@ -180,7 +186,7 @@ class _Run:
         """Return the record of the run to go on with, else a new one."""
         record = self._record_to_reopen()
         if record is None:
-            name = self._config.name or f"{self._config.data.source.value}-{_model_name(self._config)}"
+            name = self._label or self._config.name or f"{self._config.data.source.value}-{_model_name(self._config)}"
             run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(name)}-{secrets.token_hex(2)}"
             record = RunRecord(run_id, name, self._fingerprint, to_plain(self._config), parent=self._parent)
         else:
@@ -202,7 +208,9 @@ class _Run:
 
     def _stage(self, planned: PlannedStage, record: RunRecord, folder: RunFolder, tracker: Tracker) -> None:
         stage = StageRecord(planned.name, planned.id, str(self._cache.path(planned.id)), started=time.time())
-        with self._cache.lock(planned.id, lambda: self._console.print(f"{planned.name}: another process computes it; waiting")):
+        with self._cache.lock(
+            planned.id, lambda: self._console.print(f"{planned.name}: another process computes it; waiting")
+        ):
             origin = self._cache.finished(planned.id)
             stage.cached, stage.origin = origin is not None, origin
             record.stages = sorted([*record.stages, stage], key=lambda s: list(KINDS).index(s.name))
@@ -273,7 +281,11 @@ def _reconcile(stage: StageRecord, tracker: Tracker) -> None:
 def _tracker(config: Config, outputs: Outputs, folder: RunFolder) -> Tracker:
     from launchers import tracking
 
-    return tracking.MlflowTracker(config.tracking, outputs.root, folder) if config.tracking.enabled else tracking.NoTracker()
+    return (
+        tracking.MlflowTracker(config.tracking, outputs.root, folder)
+        if config.tracking.enabled
+        else tracking.NoTracker()
+    )
 
 
 def _close_dead_runs(console: Console, outputs: Outputs, config: Config) -> None:
@@ -313,7 +325,9 @@ def _data_facts(prepared: Prepared) -> dict[str, object]:
 
 
 def _plan_text(prepared: Prepared) -> str:
-    return json.dumps({name: to_plain(stage.plan) for name, stage in prepared.planned.items()}, indent=1, ensure_ascii=False)
+    return json.dumps(
+        {name: to_plain(stage.plan) for name, stage in prepared.planned.items()}, indent=1, ensure_ascii=False
+    )
 
 
 def _model_name(config: Config) -> str:

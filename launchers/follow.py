@@ -1,4 +1,4 @@
-"""Follows one submitted stage: its events go to the display and the tracker, its output to a log, its end to the caller."""
+"""Follows one submitted stage: events go to display and tracker, output to a log, its end to the caller."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def follow(
                 break
             except KeyboardInterrupt:
                 interrupts += 1
-                display.say(f"stopping {stage.plan.stage}; Ctrl-C again does not wait for it to finish what it is doing")
+                display.say(
+                    f"stopping {stage.plan.stage}; Ctrl-C again does not wait for it to finish what it is doing"
+                )
                 job.stop(grace_s if interrupts == 1 else 0)
                 lines = job.follow()
     ends = job.ends()
@@ -79,4 +81,6 @@ def failure(stage: Stage, end: HostEnd, tail: list[str], log_file: Path) -> Stag
         reason = f"failed with exit code {end.exit_code}: {end.failure or 'no reason given'}"
     printed = "\n".join(f"  {line}" for line in tail)
     again = shlex.join(["python", "-m", "videolift.entry", "--root", str(stage.folder.workspace(end.host).root)])
-    return StageError(f"{where} {reason}\nits last lines (all of them: {log_file}):\n{printed}\nalone: PYTHONPATH=src {again}")
+    return StageError(
+        f"{where} {reason}\nits last lines (all of them: {log_file}):\n{printed}\nalone: PYTHONPATH=src {again}"
+    )

@@ -86,7 +86,11 @@ def _determinants(
 ) -> dict[str, Any]:
     shared = {"source": source_digest(name), "libraries": library_versions(name)}
     if name == "preprocess":
-        return {**shared, "settings": preprocess_determinants(config.data, config.preprocess), "data": manifest.data_digest}
+        return {
+            **shared,
+            "settings": preprocess_determinants(config.data, config.preprocess),
+            "data": manifest.data_digest,
+        }
     inputs = {stage: ids[stage] for stage in NEEDS[name]}
     if name == "train":
         settings = {**to_plain(model), "builder": {path: _sha256(content) for path, content in builder.items()}}
@@ -124,7 +128,9 @@ def builder_source(model: Model) -> dict[str, bytes]:
     top = place.split(".")[0]
     spec = importlib.util.find_spec(top)
     if spec is None or spec.origin is None:
-        raise ConfigError(f"model.builder: no package {top!r} can be imported here; install it or name a file.py:function")
+        raise ConfigError(
+            f"model.builder: no package {top!r} can be imported here; install it or name a file.py:function"
+        )
     origin = Path(spec.origin)
     if not spec.submodule_search_locations:
         return {origin.name: origin.read_bytes()}
@@ -132,7 +138,9 @@ def builder_source(model: Model) -> dict[str, bytes]:
     return {str(f.relative_to(folder.parent)): f.read_bytes() for f in sorted(folder.rglob("*.py"))}
 
 
-def prepare_stage(planned: PlannedStage, folder: Path, manifest: Manifest, config: Config, inputs: dict[str, Path]) -> Stage:
+def prepare_stage(
+    planned: PlannedStage, folder: Path, manifest: Manifest, config: Config, inputs: dict[str, Path]
+) -> Stage:
     """Write the plan into the stage's folder and return what a backend submits.
 
     Args:

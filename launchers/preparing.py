@@ -93,8 +93,8 @@ def _shape_of_arrays(data: Data, p: Preprocess) -> Preprocess:
     original = resolve_axes(shape, data.axes) == "original"
     channels = shape[4] if len(shape) > 4 else 1
     if channels not in CHANNELS.values():
-        raise DataError(f"{file}: X has {channels} channels in shape {shape}; must be 1 (gray) or 3 (RGB); check data.axes")
+        raise DataError(
+            f"{file}: X has {channels} channels in shape {shape}; must be 1 (gray) or 3 (RGB); check data.axes"
+        )
     height, width, depth = shape[1:4] if original else (shape[2], shape[3], shape[1])
     return replace(p, depth=depth, height=height, width=width, color=channels == CHANNELS[True])
-
-

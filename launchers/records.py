@@ -81,7 +81,9 @@ class RunFolder:
         """Raise ConfigError where there is no such run."""
         if not self.record_file.is_file():
             known = ", ".join(sorted(p.name for p in self.path.parent.glob("*/") if (p / "run.json").is_file())[-3:])
-            raise ConfigError(f"run: no run {self.path.name!r} in {self.path.parent}; the newest are: {known or 'none'}")
+            raise ConfigError(
+                f"run: no run {self.path.name!r} in {self.path.parent}; the newest are: {known or 'none'}"
+            )
         raw = json.loads(self.record_file.read_text(encoding="utf-8"))
         raw["stages"] = [StageRecord(**{**s, "status": Status(s["status"])}) for s in raw["stages"]]
         raw["status"] = Status(raw["status"])

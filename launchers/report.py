@@ -27,7 +27,10 @@ def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
     """Print what would run: data, stages with their ids and inputs, and what is finished already."""
     config, manifest = prepared.config, prepared.manifest
     megabytes = sum(clip.size for clip in manifest.clips) / 1e6
-    console.print(f"data      {manifest.source}: {len(manifest.clips)} clips of {len(manifest.classes)} classes, {megabytes:.1f} MB")
+    console.print(
+        f"data      {manifest.source}: {len(manifest.clips)} clips of {len(manifest.classes)} classes, "
+        f"{megabytes:.1f} MB"
+    )
     console.print(f"split     {split_text(manifest, config.data.split)}")
     p = config.preprocess
     size = len(manifest.clips) * (p.windows or 1)
@@ -53,11 +56,15 @@ def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
 
 def split_text(manifest: Manifest, split: Split) -> str:
     counts = ", ".join(f"{sum(manifest.counts(name).values())} {name}" for name in SPLITS)
-    leak = f", {manifest.leak_rate:.1%} of the test clips share a group with training clips" if manifest.leak_rate else ""
+    leak = (
+        f", {manifest.leak_rate:.1%} of the test clips share a group with training clips" if manifest.leak_rate else ""
+    )
     return f"{split.value}: {counts}{leak}"
 
 
-def print_summary(console: Console, record: RunRecord, prepared: Prepared, outputs: Outputs, open_with: str | None) -> None:
+def print_summary(
+    console: Console, record: RunRecord, prepared: Prepared, outputs: Outputs, open_with: str | None
+) -> None:
     """Print the table that a run ends with."""
     rows = [
         ("clips", str(len(prepared.manifest.clips))),
@@ -86,7 +93,9 @@ def _accuracy_rows(record: RunRecord) -> list[tuple[str, str]]:
     rows = [("test accuracy", f"{metrics['test_accuracy']:.3f} on {found['samples']} samples")]
     if found["videos"] != found["samples"]:
         rows.append(("", f"{metrics['test_video_accuracy']:.3f} on {found['videos']} whole videos"))
-    rows.append(("epoch", f"{found['epoch']} ({'lowest validation loss' if found['epoch_chosen_by'] == 'best' else 'last'})"))
+    rows.append(
+        ("epoch", f"{found['epoch']} ({'lowest validation loss' if found['epoch_chosen_by'] == 'best' else 'last'})")
+    )
     return rows
 
 

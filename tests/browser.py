@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+    StaleElementReferenceException,
+)
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -30,6 +35,7 @@ FLAGS = (
 )
 WAIT_S = 60  # the first page is 10 MB of JavaScript
 SETTLE_S = 15
+REDRAWN = (StaleElementReferenceException, ElementClickInterceptedException, ElementNotInteractableException)
 
 
 def missing_programs() -> list[str]:
@@ -59,17 +65,24 @@ class Browser:
     def open(self, address: str) -> None:
         self._driver.get(address)
 
-    def find(self, xpath: str) -> WebElement:
+    def find(self, xpath: str) -> None:
         """Wait for an element to be visible."""
-        return self._wait(f"(//body{xpath})[1]", xpath)
+        self._wait(lambda driver: bool(visible(driver, xpath)), xpath)
 
     def click(self, xpath: str) -> None:
-        self.find(xpath).click()
+        """Click an element as soon as there is one that can be clicked."""
+
+        def clicked(driver: Chrome) -> bool:
+            elements = visible(driver, xpath)
+            if elements:
+                elements[0].click()
+            return bool(elements)
+
+        self._wait(clicked, xpath)
 
     def wait_for_script(self, condition: str) -> None:
         """Wait until a JavaScript expression is true."""
-        waiting = WebDriverWait(self._driver, WAIT_S)
-        waiting.until(lambda driver: driver.execute_script(f"return Boolean({condition})"), condition)
+        self._wait(lambda driver: bool(driver.execute_script(f"return Boolean({condition})")), condition)
 
     def screenshot(self, file: Path) -> Path:
         """Save what is to be seen, once it no longer changes."""
@@ -81,9 +94,11 @@ class Browser:
         file.write_bytes(now)
         return file
 
-    def _wait(self, xpath: str, wanted: str) -> WebElement:
-        def visible(driver: Chrome) -> WebElement | None:
-            return next((e for e in driver.find_elements(By.XPATH, xpath) if e.is_displayed()), None)
+    def _wait(self, condition: Callable[[Chrome], bool], wanted: str) -> None:
+        # The page draws itself anew while it loads, under the hands of whoever holds a part of it.
+        waiting = WebDriverWait(self._driver, WAIT_S, ignored_exceptions=REDRAWN)
+        waiting.until(condition, f"{wanted} is not on {self._driver.current_url}")
 
-        message = f"{wanted} is not on {self._driver.current_url}"
-        return WebDriverWait(self._driver, WAIT_S, ignored_exceptions=()).until(visible, message)
+
+def visible(driver: Chrome, xpath: str) -> list[WebElement]:
+    return [element for element in driver.find_elements(By.XPATH, f"//body{xpath}") if element.is_displayed()]

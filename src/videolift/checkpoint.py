@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -83,7 +84,7 @@ def _state(network: keras.Model) -> list[keras.Variable]:
     return [*network.variables, *network.optimizer.variables]
 
 
-def _write(file: Path, arrays: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
+def _write(file: Path, arrays: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".tmp")
     with temporary.open("wb") as f:

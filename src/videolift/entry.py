@@ -1,6 +1,6 @@
 """The program of every job: find the workspace, read the plan, run the stage, say why it failed.
 
-    python -m videolift.entry [--root FOLDER]
+python -m videolift.entry [--root FOLDER]
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ FAILURE_LIMIT = 1024  # characters that the service keeps
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run one stage inside a job.")
-    parser.add_argument("--root", type=Path, default=CONTAINER_ROOT, help="what stands for /opt/ml (default: %(default)s)")
+    parser.add_argument(
+        "--root", type=Path, default=CONTAINER_ROOT, help="what stands for /opt/ml (default: %(default)s)"
+    )
     parser.add_argument("--parent", type=int, help="process id of the launcher: stop when it is gone")
     arguments = parser.parse_args()
     stop = Stop()
@@ -58,7 +60,9 @@ def _run(workspace: Workspace, stop: Stop) -> None:
     plan = read_plan(orders)
     manifest = Manifest.from_json((orders / MANIFEST_FILE).read_text(encoding="utf-8"))
     if manifest.digest != plan.manifest_digest:
-        raise VideoliftError(f"{orders / MANIFEST_FILE}: is not the manifest that the plan was made for; plan the run again")
+        raise VideoliftError(
+            f"{orders / MANIFEST_FILE}: is not the manifest that the plan was made for; plan the run again"
+        )
     if plan.stage not in STAGES:
         raise VideoliftError(f"{orders}: no stage {plan.stage!r}; there are {', '.join(STAGES)}")
     if (orders / SOURCE_FOLDER).is_dir():

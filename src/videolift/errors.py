@@ -1,14 +1,14 @@
 """Everything that videolift raises on purpose.
 
-    VideoliftError            exit 1   something a person can act on; the message says what, where and what to do
-    ├── ConfigError           exit 2   a setting is wrong; found before any work
-    ├── DataError             exit 3   the input data cannot be used as asked
-    │   └── ClipError         exit 3   one video cannot be used; carries the clip
-    ├── PartError             exit 3   arrays are missing, foreign, duplicate or damaged
-    ├── TrainingError         exit 4   training cannot go on (divergence, no samples)
-    ├── StageError            exit 5   a stage's process failed; carries its last lines
-    ├── StorageError          exit 6   disk full, no permission, a path that cannot be written
-    └── Stopped               exit 130 asked to stop (Ctrl-C, SIGTERM); what is finished is kept
+VideoliftError            exit 1   something a person can act on; the message says what, where and what to do
+├── ConfigError           exit 2   a setting is wrong; found before any work
+├── DataError             exit 3   the input data cannot be used as asked
+│   └── ClipError         exit 3   one video cannot be used; carries the clip
+├── PartError             exit 3   arrays are missing, foreign, duplicate or damaged
+├── TrainingError         exit 4   training cannot go on (divergence, no samples)
+├── StageError            exit 5   a stage's process failed; carries its last lines
+├── StorageError          exit 6   disk full, no permission, a path that cannot be written
+└── Stopped               exit 130 asked to stop (Ctrl-C, SIGTERM); what is finished is kept
 """
 
 from __future__ import annotations

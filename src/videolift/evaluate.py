@@ -30,7 +30,8 @@ def run(job: Job) -> None:
     test = load_samples(job.workspace.channel("arrays"), job.manifest)["test"]
     if not len(test):
         raise DataError(
-            "no test sample is left after preprocessing; see the clips' errors and policies in the index, or raise data.test_share"
+            "no test sample is left after preprocessing; see the clips' errors and policies in the index, "
+            "or raise data.test_share"
         )
     network = keras.models.load_model(job.workspace.channel("model") / MODEL_FILE)
     with sampled(job):
@@ -40,7 +41,9 @@ def run(job: Job) -> None:
     matrix = confusion(video_probabilities.argmax(axis=1), video_labels, test.classes)
     table = per_class(matrix, job.manifest.classes)
     metrics = {f"test_{key}": value for key, value in summary(probabilities, test.labels).items()}
-    metrics |= {f"test_video_{key}": v for key, v in summary(video_probabilities, video_labels).items() if key != "loss"}
+    metrics |= {
+        f"test_video_{key}": v for key, v in summary(video_probabilities, video_labels).items() if key != "loss"
+    }
     metrics["test_leak_rate"] = job.manifest.leak_rate
     job.events.metrics(metrics)
     history = json.loads((job.workspace.channel("training") / HISTORY_FILE).read_text(encoding="utf-8"))

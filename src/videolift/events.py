@@ -1,7 +1,7 @@
 """What a job tells the outside: one JSON object a line, to a file and, prefixed, to stdout.
 
-A launcher follows stdout (a pipe, ``docker logs``, CloudWatch) and reconciles with the file when the job ends. Every event
-has ``type``, ``time`` (Unix seconds) and ``host``; by type there are also
+A launcher follows stdout (a pipe, ``docker logs``, CloudWatch) and reconciles with the file when the job ends. Every
+event has ``type``, ``time`` (Unix seconds) and ``host``; by type there are also
 
     metric      key, value (number), step; a repeated (key, step) replaces the earlier value
     progress    done, total, failed, unit; the newest one counts

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from videolift.errors import DataError, PartError
 from videolift.manifest import Clip
+from videolift.npz import resolve_axes
 from videolift.parts import Entry, Pixels, map_member
 from videolift.settings import Data, Preprocess
-from videolift.npz import resolve_axes
 
 ROWS_AT_ONCE = 256
 
@@ -39,7 +39,9 @@ class ArrayReader:
             row = np.moveaxis(row, 2, 0)
         row = row.reshape(*row.shape[:3], self._channels)
         pixels = row if row.dtype == np.uint8 else np.rint(row * self._scale).astype(np.uint8)
-        entry = Entry(clip.id, clip.label, clip.sha256, frames=len(pixels), asked=[list(range(len(pixels)))], method="array")
+        entry = Entry(
+            clip.id, clip.label, clip.sha256, frames=len(pixels), asked=[list(range(len(pixels)))], method="array"
+        )
         return entry, pixels[np.newaxis]
 
 

@@ -26,7 +26,9 @@ _INTRA, _BIDIRECTIONAL = 0, 2  # vop_coding_type, the two bits after the start c
 # User data by which DivX and XviD say that a packet can hold two pictures, and FFmpeg's decoder expects it.
 _PACKED = re.compile(rb"DivX\d+(b|Build)\d+p")
 _DIVX_PLACEHOLDER = b"\x7f"  # what DivX writes to keep one packet a frame; holds no picture
-_SHORTEST_CODED = 13  # bytes; below, a picture may be one that is "not coded", which displays nothing
+_SHORTEST_CODED = (
+    9  # bytes after the start code; below, a picture may be one that is "not coded", which displays nothing
+)
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,16 @@ def _mpeg4(packets: Iterable[Packet[VideoStream]], codec: VideoCodecContext) -> 
     hidden: list[bool] = []
     for packet in packets:
         data = bytes(packet)
-        at = data.find(_VOP)
-        hidden.append(packet.is_discard)
-        if len(data) - at < _SHORTEST_CODED or at < 0:
-            if data != _DIVX_PLACEHOLDER:
-                return None
+        head, *pictures = data.split(_VOP, 2)
+        if len(pictures) == 1 and len(pictures[0]) >= _SHORTEST_CODED:
+            kinds.append(pictures[0][0] >> 6)
+        elif data == _DIVX_PLACEHOLDER:
             kinds.append(None)
-            continue
-        if data.find(_VOP, at + 4) >= 0:
-            return None  # more than one picture
-        kinds.append(data[at + 4] >> 6)
-        if at:
-            layers.update(_layers(data[:at]))
+        else:
+            return None
+        if head:
+            layers.update(_layers(head))
+        hidden.append(packet.is_discard)
     if len(layers) > 1 or (_BIDIRECTIONAL in kinds and not codec.has_b_frames):
         return None
     return _by_kind(kinds, hidden)

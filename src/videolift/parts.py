@@ -78,10 +78,10 @@ def write_part(folder: Path, number: int, shape: Sequence[int], clips: Iterable[
         at += len(pixels)
     x = np.concatenate(rows) if rows else np.empty((0, *shape), np.uint8)
     lengths = [e.stop - e.start for e in entries]
-    arrays = {
+    arrays: dict[str, Any] = {
         "X": x,
         "Y": np.repeat(np.array([e.label for e in entries], np.int64), lengths),
-        "clip": np.repeat(np.array([e.clip for e in entries] or [""][:0], np.str_), lengths),
+        "clip": np.repeat(np.array([e.clip for e in entries], np.str_), lengths),
         "window": np.concatenate([np.arange(n, dtype=np.int64) for n in lengths] or [np.empty(0, np.int64)]),
     }
     target = folder / part_name(number)
@@ -115,11 +115,13 @@ def read_index(file: Path) -> list[Entry]:
         with file.open(encoding="utf-8") as lines:
             return [from_plain(Entry, json.loads(line)) for line in lines]
     except (OSError, json.JSONDecodeError) as error:
-        raise PartError(f"{file}: not a readable index of arrays ({error}); delete the folder to make it again") from error
+        raise PartError(
+            f"{file}: not a readable index of arrays ({error}); delete the folder to make it again"
+        ) from error
 
 
 class HostParts:
-    """The parts that one host has finished. Each has its index beside it, written last: without it the part does not count."""
+    """The parts that one host has finished. Each has its index beside it, written last; without, it does not count."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -232,7 +234,9 @@ def merge(folders: Sequence[Path], clips: Sequence[str], p: Preprocess, target: 
 def _refuse(what: str, clips: Sequence[str]) -> None:
     if clips:
         shown = ", ".join(clips[:5]) + (f" and {len(clips) - 5} more" if len(clips) > 5 else "")
-        raise PartError(f"{len(clips)} clips are {what}: {shown}; delete the stage's folder in outputs/cache and run again")
+        raise PartError(
+            f"{len(clips)} clips are {what}: {shown}; delete the stage's folder in outputs/cache and run again"
+        )
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -255,7 +259,7 @@ def host_of(clip_index: int, host_count: int) -> int:
 
 
 def refuse_too_many_bad(entries: Iterable[Entry], total: int, p: Preprocess) -> None:
-    """Raise DataError where more videos are bad than the settings allow; the same rule for fresh and for reused arrays."""
+    """Raise DataError where more videos are bad than the settings allow; one rule for fresh and for reused arrays."""
     bad = [e for e in entries if e.error]
     allowed = 0.0 if p.bad_video is BadVideo.fail else p.max_bad_share
     if len(bad) > allowed * total:

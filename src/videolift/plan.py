@@ -55,7 +55,9 @@ def read_plan(folder: Path) -> Plan:
         raise ConfigError(f"{file}: not a readable plan ({error}); run the stage through run.py") from error
     claimed = content.pop("hash", "")
     if claimed != digest_of(content):
-        raise ConfigError(f"{file}: its content does not fit its hash, so it was changed on the way; plan the run again")
+        raise ConfigError(
+            f"{file}: its content does not fit its hash, so it was changed on the way; plan the run again"
+        )
     return from_plain(Plan, content)
 
 

@@ -89,15 +89,16 @@ def read_clip(folder: Path, p: Preprocess, clip: Clip) -> tuple[Entry, Pixels]:
 
 
 def _with_remedy(reason: str, p: Preprocess) -> str:
-    return f"{reason}. preprocess.bad_video=skip leaves such files out (at most preprocess.max_bad_share={p.max_bad_share})"
+    limit = f"at most preprocess.max_bad_share={p.max_bad_share}"
+    return f"{reason}. preprocess.bad_video=skip leaves such files out ({limit})"
 
 
 @contextmanager
 def _workers(p: Preprocess, read: Read) -> Iterator[Callable[[Sequence[Clip]], Iterator[tuple[Entry, Pixels]]]]:
     """Yield a map over clips, in order, on ``preprocess.workers`` processes.
 
-    Fork, before this process starts any thread: a spawned worker would first import OpenCV and PyAV again (1.06x instead of
-    1.9x for two workers on short jobs).
+    Fork, before this process starts any thread: a spawned worker would first import OpenCV and PyAV again (on short jobs
+    two workers are then 1.06x one, instead of 1.9x).
     """
     count = p.workers or len(os.sched_getaffinity(0))
     if count == 1:

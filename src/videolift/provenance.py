@@ -1,4 +1,4 @@
-"""What determines a stage's result besides its settings and data: our own source, and the libraries that make its bytes."""
+"""What determines a stage's result besides settings and data: our own source, and the libraries that make its bytes."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ Batch = tuple[Pixels, npt.NDArray[np.float32]]
 class Samples:
     """The samples of one split.
 
-    ``rows`` int64 (sample, 2): part and row in it. ``labels`` int64 (sample,): class index. ``clips``: clip id a sample.
+    ``rows`` int64 (sample, 2): part and row in it. ``labels`` int64 (sample,): class index. ``clips``: a clip id each.
     """
 
     source: Rows
@@ -35,7 +35,7 @@ class Samples:
         return -(-len(self) // batch)
 
     def batches(self, batch: int, order: npt.NDArray[np.int64] | None = None) -> Iterator[Batch]:
-        """Yield uint8 (sample, frame, height, width, channel) and one-hot float32 (sample, class); the last may be smaller."""
+        """Yield uint8 (sample, frame, height, width, channel) and one-hot float32 (sample, class)."""
         order = np.arange(len(self)) if order is None else order
         one_hot = np.eye(self.classes, dtype=np.float32)
         for start in range(0, len(order), batch):

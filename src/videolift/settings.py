@@ -1,7 +1,7 @@
 """The settings of a stage: what Hydra composes and what the code below uses.
 
-One plain dataclass a group. Field names are the command line: ``python run.py preprocess.interval=2``. Values are checked
-where they are used together, in :func:`problems`; types are checked by whoever fills the dataclasses.
+One plain dataclass a group. Field names are the command line: ``python run.py preprocess.interval=2``. Values are
+checked together, in :func:`problems`; types are checked by whoever fills the dataclasses.
 """
 
 from __future__ import annotations
@@ -145,7 +145,21 @@ MODELS = ("cnn3d", "cnn2d")
 MIN_DEPTH_3D = 2  # below, a 3x3x3 convolution sees no motion at all
 MIN_SIDE_2D = 10  # ((n - 2) // 2 - 2) // 2 must be at least 1
 # Keras's names, listed here because a plan does not import Keras; a test compares them with Keras.
-OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lion", "muon", "nadam", "rmsprop", "sgd")
+OPTIMIZERS = (
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "ftrl",
+    "lion",
+    "muon",
+    "nadam",
+    "rmsprop",
+    "schedulefreeadamw",
+    "sgd",
+)
 LOSSES = (  # those for one-hot labels and class probabilities
     "categorical_crossentropy",
     "categorical_focal_crossentropy",
@@ -202,8 +216,8 @@ def _data_problems(data: Data) -> list[str]:
             found.append(f"data.{name}: data={data.source.value} needs it; say data.{name}=PATH")
     if data.split is Split.official and data.source not in (Source.ucf101, Source.manifest):
         found.append(
-            f"data.split: official lists exist for data=ucf101 and data=manifest only, not for data={data.source.value}; "
-            "use data.split=group"
+            "data.split: official lists exist for data=ucf101 and data=manifest only, not for "
+            f"data={data.source.value}; use data.split=group"
         )
     return found
 
@@ -241,7 +255,9 @@ def _model_problems(model: Model, data: Data, p: Preprocess) -> list[str]:
     if model.builder:
         return found
     if model.name not in MODELS:
-        found.append(f"model.name: no model {model.name!r}; there are {', '.join(MODELS)}, or your own by model.builder")
+        found.append(
+            f"model.name: no model {model.name!r}; there are {', '.join(MODELS)}, or your own by model.builder"
+        )
     if model.name == "cnn3d" and p.depth < MIN_DEPTH_3D:
         found.append(
             f"preprocess.depth: cnn3d convolves over time and needs at least {MIN_DEPTH_3D} frames, got {p.depth}; "

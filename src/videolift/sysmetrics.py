@@ -17,7 +17,7 @@ GPU_QUERY = ("nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=
 
 @contextmanager
 def sampled(job: Job) -> Iterator[None]:
-    """Emit ``system/...`` metrics every ``plan.system_interval_s`` seconds while the block runs; one sample at least."""
+    """Emit ``system/...`` metrics every ``plan.system_interval_s`` seconds while the block runs; once at least."""
     if not job.plan.system_interval_s:
         yield
         return

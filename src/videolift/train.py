@@ -53,8 +53,8 @@ def _refuse_empty(train: Samples, job: Job) -> None:
     empty = [name for name, count in zip(job.manifest.classes, counts, strict=True) if not count]
     if empty:
         raise TrainingError(
-            f"no training sample of {', '.join(empty[:5])} is left after preprocessing; see the clips' errors and policies "
-            "in the index, or use preprocess.short_video=pad"
+            f"no training sample of {', '.join(empty[:5])} is left after preprocessing; see the clips' errors and "
+            "policies in the index, or use preprocess.short_video=pad"
         )
 
 
@@ -144,7 +144,7 @@ def _refuse_divergence(loss: float, epoch: int, model: Model) -> None:
         )
 
 
-class _Watch(keras.callbacks.Callback):
+class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Looks after every batch: progress, stop requests, divergence."""
 
     def __init__(self, job: Job, steps: int) -> None:

@@ -62,7 +62,9 @@ def _contact_sheets(arrays: Path, manifest: Manifest, output: Path) -> list[str]
     for first in range(0, len(chosen), SHEET_CLASSES):
         numbers = list(chosen)[first : first + SHEET_CLASSES]
         clips = [(manifest.classes[n], e.clip, rows.of(e)[0]) for n in numbers for e in chosen[n]]
-        name = "contact_sheet.png" if len(chosen) <= SHEET_CLASSES else f"contact_sheet_{first // SHEET_CLASSES + 1}.png"
+        name = (
+            "contact_sheet.png" if len(chosen) <= SHEET_CLASSES else f"contact_sheet_{first // SHEET_CLASSES + 1}.png"
+        )
         names.append(_save(contact_sheet(clips), output / name))
     return names
 
@@ -110,7 +112,9 @@ def learning_curves(history: dict[str, Any]) -> Figure:
             values = [metrics.get(name) for metrics in history["history"]]
             if None not in values:
                 axis.plot(epochs, values, marker=".", label=label)
-        axis.axvline(history["chosen_epoch"], color="gray", linestyle=":", label=f"epoch taken ({history['chosen_by']})")
+        axis.axvline(
+            history["chosen_epoch"], color="gray", linestyle=":", label=f"epoch taken ({history['chosen_by']})"
+        )
         axis.set_xlabel("epoch")
         axis.set_ylabel(key)
         axis.grid(alpha=0.3)

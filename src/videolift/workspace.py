@@ -1,7 +1,7 @@
-"""Where a job finds its channels and leaves its results: SageMaker's file system, in a container or re-rooted on a laptop.
+"""Where a job finds its channels and leaves its results: SageMaker's file system, in a container or re-rooted elsewhere.
 
-Sources: AWS, "Amazon SageMaker AI Training and Inference Toolkits" and "How Amazon SageMaker Processing Configures Input
-and Output For Your Processing Container" (paths and configuration files); the variables are those of sagemaker-training.
+Sources: AWS, "Amazon SageMaker AI Training and Inference Toolkits" and "How Amazon SageMaker Processing Configures
+Input and Output For Your Processing Container" (paths, configuration files); the variables are sagemaker-training's.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Workspace:
 
     @property
     def failure_file(self) -> Path:
-        """File whose first 1,024 characters the service shows as FailureReason (training) or ExitMessage (processing)."""
+        """File whose first 1,024 characters the service shows: FailureReason (training), ExitMessage (processing)."""
         return self.root / ("output/failure" if self.kind is Kind.training else "output/message")
 
     @property
@@ -74,7 +74,9 @@ class Workspace:
             VideoliftError: if the job has no such channel.
         """
         if name not in self.channels:
-            raise VideoliftError(f"channel {name}: the job has none; it has {', '.join(sorted(self.channels)) or 'no channel'}")
+            raise VideoliftError(
+                f"channel {name}: the job has none; it has {', '.join(sorted(self.channels)) or 'no channel'}"
+            )
         return self.channels[name]
 
     def lay_out(self) -> None:
@@ -143,7 +145,9 @@ def find_workspace(environ: Mapping[str, str], root: Path = CONTAINER_ROOT) -> W
         if (folder / "resourceconfig.json").is_file() and (folder / inputs).is_file():
             resources = json.loads((folder / "resourceconfig.json").read_text(encoding="utf-8"))
             declared = json.loads((folder / inputs).read_text(encoding="utf-8"))
-            channels = _training_channels(root, declared) if kind is Kind.training else _processing_channels(root, declared)
+            channels = (
+                _training_channels(root, declared) if kind is Kind.training else _processing_channels(root, declared)
+            )
             return Workspace(kind, root, resources["current_host"], tuple(resources["hosts"]), channels)
     raise VideoliftError(
         f"{root}: no job here (no SM_CURRENT_HOST in the environment, no input/config or config/resourceconfig.json); "

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -15,7 +14,7 @@ from tests import runs
 ONLY = "stages=[preprocess]"
 
 
-def wait_for_parts(process: "subprocess.Popen[str]", cwd: Path, count: int) -> list[Path]:
+def wait_for_parts(process: subprocess.Popen[str], cwd: Path, count: int) -> list[Path]:
     while process.poll() is None:
         found = sorted((cwd / "outputs" / "cache").glob("*.partial/hosts/*/processing/output/parts/*.jsonl"))
         if len(found) >= count:
@@ -48,7 +47,14 @@ def test_killed_at_any_moment_and_run_again_it_continues_and_gives_the_same_byte
     straight.mkdir()
     killed.mkdir()
     # Parts of one clip each and one worker: there is something to keep whenever the kill comes.
-    slow = [*quick, ONLY, "preprocess.workers=1", "preprocess.height=1200", "preprocess.width=1600", "preprocess.depth=16"]
+    slow = [
+        *quick,
+        ONLY,
+        "preprocess.workers=1",
+        "preprocess.height=1200",
+        "preprocess.width=1600",
+        "preprocess.depth=16",
+    ]
     runs.run(*slow, cwd=straight)
     process = runs.start(*slow, cwd=killed)
     first = wait_for_parts(process, killed, 1)[0]
@@ -69,11 +75,9 @@ def test_killed_at_any_moment_and_run_again_it_continues_and_gives_the_same_byte
     assert after[0]["status"] == "FINISHED"
 
 
-def test_a_bad_video_stops_the_run_by_name_and_may_be_left_out(
-    tmp_path: Path, quick: list[str], videos: Path
-) -> None:
+def test_a_bad_video_stops_the_run_by_name_and_may_be_left_out(tmp_path: Path, quick: list[str], videos: Path) -> None:
     root = tmp_path / "videos"
-    os.makedirs(root)
+    root.mkdir()
     for folder in videos.iterdir():
         (root / folder.name).mkdir()
         for file in folder.iterdir():
@@ -98,16 +102,21 @@ def test_a_bad_video_stops_the_run_by_name_and_may_be_left_out(
 
 @pytest.mark.parametrize("policy", ["skip", "fail"])
 def test_a_depth_larger_than_any_video_is_one_clear_error(tmp_path: Path, quick: list[str], policy: str) -> None:
-    ended = runs.run(
-        *quick, ONLY, "preprocess.depth=500", f"preprocess.short_video={policy}", cwd=tmp_path, code=3
-    )
+    ended = runs.run(*quick, ONLY, "preprocess.depth=500", f"preprocess.short_video={policy}", cwd=tmp_path, code=3)
     assert "preprocess.short_video=pad" in ended.err or "preprocess.depth" in ended.err
     assert "Traceback" not in ended.text
     assert not list((tmp_path / "outputs" / "cache").glob("*/finished.json"))
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path, quick: list[str]) -> None:
-    slow = [*quick, ONLY, "preprocess.workers=1", "preprocess.height=1200", "preprocess.width=1600", "preprocess.depth=16"]
+    slow = [
+        *quick,
+        ONLY,
+        "preprocess.workers=1",
+        "preprocess.height=1200",
+        "preprocess.width=1600",
+        "preprocess.depth=16",
+    ]
     process = runs.start(*slow, cwd=tmp_path)
     wait_for_parts(process, tmp_path, 1)
     process.send_signal(signal.SIGINT)

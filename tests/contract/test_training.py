@@ -17,7 +17,7 @@ TRAIN = "stages=[preprocess,train]"
 def wait_for_epoch(process: subprocess.Popen[str], cwd: Path, epoch: int) -> None:
     while process.poll() is None:
         for file in (cwd / "outputs" / "cache").glob("train-*/hosts/*/output/data/events-*.jsonl"):
-            if f'"key": "loss", "value"' in file.read_text() and f'"step": {epoch},' in file.read_text():
+            if '"key": "loss", "value"' in file.read_text() and f'"step": {epoch},' in file.read_text():
                 return
         time.sleep(0.02)
     raise AssertionError(f"ended before epoch {epoch}: {runs.wait(process).text}")

@@ -69,7 +69,9 @@ def test_the_logged_model_predicts_from_a_video_path(demo: Path, tmp_path: Path)
     run = recorded(demo)[0]
     videos = next((demo / "outputs" / "data").iterdir())
     chosen = [str(videos / name) for name in ("PanLeft/v_PanLeft_g01_c01.avi", "TiltUp/v_TiltUp_g03_c02.mp4")]
-    (tmp_path / "in.json").write_text(json.dumps({"dataframe_split": {"columns": ["path"], "data": [[c] for c in chosen]}}))
+    (tmp_path / "in.json").write_text(
+        json.dumps({"dataframe_split": {"columns": ["path"], "data": [[c] for c in chosen]}})
+    )
     subprocess.run(
         [
             *(sys.executable, "-m", "mlflow", "models", "predict", "--env-manager", "local"),
@@ -109,5 +111,5 @@ def test_visualize_again_works_on_a_finished_run(demo: Path) -> None:
     record = runs.records(demo)[0]
     ended = runs.run("stages=[visualize]", f"run={record['id']}", cwd=demo)
     assert f"goes on with run {record['id']}" in ended.out
-    assert [r.info.status for r in recorded(demo)][0] == "FINISHED"
+    assert recorded(demo)[0].info.status == "FINISHED"
     assert [s["name"] for s in runs.records(demo)[0]["stages"]] == ["preprocess", "train", "evaluate", "visualize"]

@@ -12,10 +12,15 @@ CLIPS = RNG.integers(0, 256, (12, 5, 8, 8, 1), np.uint8)  # (clip, frame, height
 LABELS = np.arange(12) % 3
 
 
-def imported(tmp_path: Path, *settings: str, code: int = 0) -> "np.ndarray | runs.Ended":  # type: ignore[type-arg]
+def imported(tmp_path: Path, *settings: str, code: int = 0) -> np.ndarray | runs.Ended:  # type: ignore[type-arg]
     ended = runs.run(
-        "data=npz", f"data.npz={tmp_path / 'my arrays.npz'}", "stages=[preprocess]", "tracking=none", *settings,
-        cwd=tmp_path, code=code,
+        "data=npz",
+        f"data.npz={tmp_path / 'my arrays.npz'}",
+        "stages=[preprocess]",
+        "tracking=none",
+        *settings,
+        cwd=tmp_path,
+        code=code,
     )
     if code:
         return ended

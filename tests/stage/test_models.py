@@ -119,4 +119,4 @@ def test_every_optimizer_and_loss_that_a_plan_accepts_is_one_of_keras() -> None:
         for name, kind in vars(keras.optimizers).items()
         if isinstance(kind, type) and issubclass(kind, keras.optimizers.Optimizer)
     }
-    assert of_keras - {"optimizer", "lossscaleoptimizer", "lamb"} == set(OPTIMIZERS)
+    assert of_keras - {"optimizer", "lossscaleoptimizer", "multioptimizer", "lamb"} == set(OPTIMIZERS)

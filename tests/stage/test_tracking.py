@@ -513,14 +513,14 @@ def test_a_detached_run_stays_open(outputs: Path) -> None:
 def test_dead_runs_do_not_hold_up_a_start_without_server(outputs: Path) -> None:
     dead = [new_run(outputs, run_id=some_id()) for _ in range(3)]
     with silent_port() as silent:
-        settings = Tracking(uri=f"http://127.0.0.1:{silent}")
+        settings = Tracking(uri=f"http://127.0.0.1:{silent}", timeout_s=2)
         started = time.monotonic()
         assert len(tracking.close_dead(outputs, settings)) == len(dead)
         run = new_run(outputs, run_id=some_id())
         tracker = tracking.MlflowTracker(settings, outputs, run.folder)
         tracker.start(run.record)
         run.finish(tracker)
-        assert time.monotonic() - started < MAX_COST_S
+        assert time.monotonic() - started < 2 * 2 + 1  # the first question and the second try, not one for each run
 
 
 def test_the_runs_of_a_sweep_are_children_of_one(outputs: Path) -> None:

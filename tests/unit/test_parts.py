@@ -147,7 +147,7 @@ def test_a_damaged_part_gives_one_clear_error(tmp_path: Path, damage: str) -> No
 
 def test_too_many_bad_videos_are_refused_with_their_reasons() -> None:
     entries = [Entry("a", 0, "", error="no decoder"), Entry("b", 0, ""), Entry("c", 0, "")]
-    with pytest.raises(DataError, match="1 of 3 videos.*\n  a: no decoder"):
+    with pytest.raises(DataError, match=r"1 of 3 videos.*\n  a: no decoder"):
         refuse_too_many_bad(entries, 3, Preprocess(bad_video=BadVideo.fail))
     with pytest.raises(DataError, match=r"max_bad_share=0\.05"):
         refuse_too_many_bad(entries, 3, Preprocess(bad_video=BadVideo.skip))
