@@ -1,7 +1,7 @@
 """The networks. Input is uint8 (frame, height, width, channel), scaled inside; output is one probability a class.
 
-``original=True`` gives the layer tables of the 3DCNN scripts (github.com/kcct-fujimotolab/3DCNN: 3dcnn.py, 2dcnn.py): axes
-in their order, pixels unscaled, softmax between the convolutions of the 3D model and sigmoid before its head.
+``original=True`` gives the layer tables of the scripts of github.com/kcct-fujimotolab/3DCNN (3dcnn.py, 2dcnn.py):
+axes in their order, pixels unscaled, softmax between the convolutions of the 3D model and sigmoid before its head.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def cnn3d(shape: Shape, classes: int, *, original: bool, dropout: bool) -> keras
             *drop(0.25),
         ]
     head = [layers.Flatten(), layers.Dense(512, activation=dense), *drop(0.5)]
-    # The original's arrays are (height, width, frame, channel). Its kernels are cubes, so only the layer table needs it.
+    # The original's arrays are (height, width, frame, channel). Its kernels are cubes: only the layer table needs it.
     scaling = [layers.Permute((2, 3, 1, 4))] if original else [layers.Rescaling(1 / 255)]
     return _model("cnn3d", shape, [*scaling, *body, *head], classes)
 

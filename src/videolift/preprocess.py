@@ -97,8 +97,8 @@ def _with_remedy(reason: str, p: Preprocess) -> str:
 def _workers(p: Preprocess, read: Read) -> Iterator[Callable[[Sequence[Clip]], Iterator[tuple[Entry, Pixels]]]]:
     """Yield a map over clips, in order, on ``preprocess.workers`` processes.
 
-    Fork, before this process starts any thread: a spawned worker would first import OpenCV and PyAV again (on short jobs
-    two workers are then 1.06x one, instead of 1.9x).
+    Fork, before this process starts any thread: a spawned worker would first import OpenCV and PyAV again (on short
+    jobs two workers are then 1.06x one, instead of 1.9x).
     """
     count = p.workers or len(os.sched_getaffinity(0))
     if count == 1:

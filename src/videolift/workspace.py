@@ -1,4 +1,4 @@
-"""Where a job finds its channels and leaves its results: SageMaker's file system, in a container or re-rooted elsewhere.
+"""Where a job finds its channels and leaves its results: SageMaker's file system, wherever it is rooted.
 
 Sources: AWS, "Amazon SageMaker AI Training and Inference Toolkits" and "How Amazon SageMaker Processing Configures
 Input and Output For Your Processing Container" (paths, configuration files); the variables are sagemaker-training's.

@@ -23,8 +23,8 @@ def sweep(config, name, job_count):
     except BaseException as error:
         print("left by", type(error).__name__, flush=True)
         raise
-def run(config, parent=None):
-    print("job", config.seed, parent, flush=True)
+def run(config, parent=None, label=None):
+    print("job", config.seed, parent, label, flush=True)
     if config.seed == 8:
         raise ZeroDivisionError
     if config.seed == 9:
@@ -137,7 +137,7 @@ def test_one_run_passes_its_exit_code_on_and_leaves_nothing(folder: Path) -> Non
     at = copy_repository(folder, EXPERIMENT)
     (folder / "here").mkdir()
     done = run("seed=3", "outputs=there", folder=folder / "here", at=at)
-    assert (done.returncode, done.stdout, done.stderr) == (3, "job 3 None\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "job 3 None None\n", "")
     assert list((folder / "here").iterdir()) == []
 
 
@@ -155,9 +155,9 @@ def test_every_job_of_a_sweep_runs_and_the_sweep_learns_of_the_first_failure(fol
     said = [line for line in done.stdout.splitlines() if line.startswith(("sweep", "job", "left"))]
     assert said == [
         "sweep seed=0,8,5 3",
-        "job 0 parent-id",
-        "job 8 parent-id",
-        "job 5 parent-id",
+        "job 0 parent-id seed=0",
+        "job 8 parent-id seed=8",
+        "job 5 parent-id seed=5",
         "left by SystemExit",
     ]
     assert "Traceback" in done.stderr
