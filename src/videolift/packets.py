@@ -76,19 +76,22 @@ def runs(order: Order, wanted: Iterable[int]) -> list[list[int]]:
 def _mpeg4(packets: Iterable[Packet[VideoStream]], codec: VideoCodecContext) -> Order | None:
     """Order by picture types, as AVI has no presentation times: a B picture is shown before the reference fed last."""
     layers = set(_layers(codec.extradata or b""))
+    packed = is_packed(codec)
     kinds: list[int | None] = []
     hidden: list[bool] = []
     for packet in packets:
         data = bytes(packet)
-        head, *pictures = data.split(_VOP, 2)
-        if len(pictures) == 1 and len(pictures[0]) >= _SHORTEST_CODED:
-            kinds.append(pictures[0][0] >> 6)
+        at = data.find(_VOP)
+        if at >= 0 and len(data) - at >= _SHORTEST_CODED:
+            kinds.append(data[at + 4] >> 6)
         elif data == _DIVX_PLACEHOLDER:
             kinds.append(None)
         else:
             return None
-        if head:
-            layers.update(_layers(head))
+        if at > 0:
+            layers.update(_layers(data[:at]))
+        if packed and data.find(_VOP, at + 4) >= 0:
+            return None  # more pictures in a packet than the filter takes apart
         hidden.append(packet.is_discard)
     if len(layers) > 1 or (_BIDIRECTIONAL in kinds and not codec.has_b_frames):
         return None
