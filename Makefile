@@ -1,5 +1,6 @@
 # Everything that a contributor types. `make run` and `make test` set themselves up.
 PYTHON ?= python3
+PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
 # uv installs the lock file in seconds; it is fetched by pip into a folder of its own where the machine has none.
@@ -20,7 +21,7 @@ run: setup ## the main job on embedded data
 	$(BIN)/python run.py
 
 ui: setup ## MLflow UI on loopback over outputs/mlflow.db
-	$(BIN)/python -m launchers.ui
+	$(BIN)/python -m launchers.ui --port $(PORT)
 
 lint: setup ## style and types
 	$(BIN)/ruff check .

@@ -3,8 +3,8 @@
     python -m benchmarks.decode [--repeat 5] [--data FOLDER]
 
 All sides take turns, each in a process of its own so that none slows another (decord leaves threads behind), on files
-that are written here and on those of FOLDER where it exists; all return 10 frames of 32x32 pixels in gray. All decode on
-one thread but the original, which leaves that to OpenCV. A turn's time is that of the clock or of the processor,
+that are written here and on those of FOLDER where it exists; all return 10 frames of 32x32 pixels in gray. All decode
+on one thread but the original, which leaves that to OpenCV. A turn's time is that of the clock or of the processor,
 whichever is less, so that neither what else the machine does nor threads that wait count. Times are medians, ratios
 medians of the ratios within a turn. Two worker processes are compared by the clock, and judged on an idle machine only.
 Exit code 1 if a ratio misses its target or videolift returns a wrong frame.

@@ -26,6 +26,7 @@ from launchers.outputs import Outputs
 from launchers.planning import KINDS, NEEDS, PlannedStage, finished_stages, prepare_stage
 from launchers.preparing import Prepared, prepare
 from launchers.records import RunFolder, RunRecord, StageRecord, Status
+from launchers.redaction import redacted
 from videolift import events
 from videolift.errors import ConfigError, DataError, Stopped, as_expected
 from videolift.events import Event
@@ -188,7 +189,7 @@ class _Run:
         if record is None:
             name = self._label or self._config.name or f"{self._config.data.source.value}-{_model_name(self._config)}"
             run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(name)}-{secrets.token_hex(2)}"
-            record = RunRecord(run_id, name, self._fingerprint, to_plain(self._config), parent=self._parent)
+            record = RunRecord(run_id, name, self._fingerprint, redacted(to_plain(self._config)), parent=self._parent)
         else:
             self._console.print(f"goes on with run {record.id}")
             record.stages = [s for s in record.stages if s.name not in self._config.stages]
@@ -303,8 +304,6 @@ def _fingerprint(prepared: Prepared) -> str:
 def _tags(prepared: Prepared) -> dict[str, str]:
     tags = {
         **prepared.config.tags,
-        "backend": prepared.backend.name,
-        "data.digest": prepared.manifest.data_digest,
         "split": prepared.config.data.split.value,
     }
     if "train" in prepared.planned:

@@ -55,7 +55,7 @@ def test_mlflow_has_what_a_person_looks_for(demo: Path) -> None:
     told = runs.metrics(record, "evaluate")
     assert run.data.metrics["test_accuracy"] == pytest.approx(told[("test_accuracy", 0)])
     assert any(key.startswith("system/train/") for key in run.data.metrics)
-    assert run.data.tags["backend"] == "local"
+    assert run.data.tags["videolift.backend"] == "local"
     assert run.data.tags["videolift.stage.train"] == runs.stage(record, "train")["id"]
     assert other.data.tags["videolift.cached.preprocess"] == record["id"]
     (data,) = run.inputs.dataset_inputs

@@ -15,7 +15,7 @@ from videolift.video import Reading, read_clips
 FRAMES = 70
 UNSURE = {"h264_avi", "h264_interlaced", "vp8", "vp9", "hevc"}  # kinds whose order is not told from packets
 
-SAMPLINGS = {
+SAMPLINGS: dict[str, dict[str, object]] = {
     "uniform": {"depth": 10},
     "all": {"depth": FRAMES},
     "head": {"depth": 5, "sampling": Sampling.head},
@@ -41,15 +41,14 @@ def barcodes(reading: Reading) -> list[list[int]]:
 def every_frame(path: Path, p: Preprocess) -> list[Image]:
     """Decode everything with OpenCV, in order: the reference that shares no code with the readers."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    frames = []
+    frames: list[Image] = []
     while True:
         decoded, frame = capture.read()
         if not decoded:
             return frames
         interpolation = cv2.INTER_AREA if p.resize is Resize.area else cv2.INTER_LINEAR
-        frames.append(
-            cv2.cvtColor(cv2.resize(frame, (p.width, p.height), interpolation=interpolation), cv2.COLOR_BGR2RGB)
-        )
+        small = cv2.resize(frame, (p.width, p.height), interpolation=interpolation)
+        frames.append(np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), np.uint8))
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -144,7 +143,8 @@ def test_shapes_and_channels(videos: dict[str, Path]) -> None:
     color = read_clips(
         videos["h264_plain"], Preprocess(depth=4, interval=2, windows=3, height=20, width=30, color=True)
     )
-    assert (color.clips.shape, color.clips.dtype) == ((3, 4, 20, 30, 3), np.uint8)
+    assert color.clips.shape == (3, 4, 20, 30, 3)
+    assert color.clips.dtype == np.uint8
     gray = read_clips(videos["h264_plain"], Preprocess(depth=4, height=20, width=30))
     assert gray.clips.shape == (1, 4, 20, 30, 1)
 
