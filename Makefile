@@ -40,7 +40,7 @@ test: setup ## all tests
 	$(BIN)/pytest tests/e2e --session-timeout=1200
 
 bench: setup ## decoding, side by side with the alternatives
-	$(BIN)/python -m benchmarks.decode
+	PYTHONPATH=src $(BIN)/python -m benchmarks.decode
 
 lock: ## resolve the dependencies anew
 	$(UV) pip compile pyproject.toml --group launch --group dev --universal --python-version 3.11 \

@@ -1,6 +1,6 @@
 """Measure how fast the frames of a clip are decoded, beside the other ways to get them.
 
-    python -m benchmarks.decode [--repeat 5] [--data FOLDER]
+    python -m benchmarks.decode [--repeat 7] [--data FOLDER]
 
 All sides take turns, each in a process of its own so that none slows another (decord leaves threads behind), on files
 that are written here and on those of FOLDER where it exists; all return 10 frames of 32x32 pixels in gray. All decode
@@ -272,13 +272,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.decode", description="Measure how fast clips are decoded."
     )
-    parser.add_argument("--repeat", type=int, default=5, help="turns; at least 5 for a median worth its name")
+    parser.add_argument("--repeat", type=int, default=7, help="turns; at least 5 for a median worth its name")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[1] / "../shared/data", help="real videos")
     options: Any = parser.parse_args(arguments)
     context = multiprocessing.get_context("fork")  # nothing here has started a thread yet
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         kinds = {kind: [write_video(Path(folder), kind, frames=FRAMES)] * 3 for kind in BENCHMARKED}
-        for name, step in (("ucf101_clips", 1), ("surveillance", 10)):
+        for name, step in (("ucf101_clips", 1), ("surveillance", 5)):
             if found := sorted((options.data / name).glob("*/*.avi"))[::step]:
                 kinds[name] = found
         idle = os.getloadavg()[0] < IDLE
