@@ -28,8 +28,9 @@ def main() -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--list", type=int, default=1, help="official list (default: %(default)s)")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
-    parser.add_argument("settings", nargs="*", help="settings for run.py")
-    arguments = parser.parse_args()
+    argv = [*sys.argv[1:], "--"]
+    cut = argv.index("--")
+    arguments = parser.parse_args(argv[:cut], argparse.Namespace(settings=argv[cut + 1 : -1]))
     print("| data | model | seed | test accuracy | videos | epoch taken | time |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for model in arguments.models:

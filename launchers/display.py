@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from videolift.events import Event
 
 PLAIN_INTERVAL_S = 5.0
+SHORTEST_RATE_S = 0.5  # a rate over less time says nothing
 SHOWN_METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
@@ -79,7 +80,8 @@ class StageDisplay:
         done, total, failed = (sum(e[key] for e in self._hosts.values()) for key in ("done", "total", "failed"))
         if self._first is None:  # what came before is start-up, not work
             self._first = (now, done)
-        rate = (done - self._first[1]) / max(now - self._first[0], 1e-9)
+        elapsed = now - self._first[0]
+        rate = (done - self._first[1]) / elapsed if elapsed > SHORTEST_RATE_S else 0.0
         unit = next(iter(self._hosts.values()))["unit"]
         note = f"{done}/{total} {unit}" + (f"  {rate:.1f}/s" if rate else "") + (f"  {failed} failed" if failed else "")
         if self._bars is not None and self._task is not None:

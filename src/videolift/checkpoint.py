@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
 from videolift.errors import TrainingError
+from videolift.parts import write_npz
 from videolift.plan import from_plain, to_plain
 
 CHECKPOINT_FILE = "checkpoint.npz"
@@ -46,7 +45,7 @@ class Progress:
 def save(folder: Path, network: keras.Model, progress: Progress) -> None:
     """Write weights, optimizer, seed generators and progress atomically."""
     arrays = {f"v{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(_state(network))}
-    _write(folder / CHECKPOINT_FILE, {**arrays, "progress": np.array(json.dumps(to_plain(progress)))})
+    write_npz(folder / CHECKPOINT_FILE, {**arrays, "progress": np.array(json.dumps(to_plain(progress)))})
 
 
 def restore(folder: Path, network: keras.Model) -> Progress:
@@ -71,7 +70,7 @@ def restore(folder: Path, network: keras.Model) -> Progress:
 
 
 def save_best(folder: Path, network: keras.Model) -> None:
-    _write(folder / BEST_FILE, {f"w{i}": w for i, w in enumerate(network.get_weights())})
+    write_npz(folder / BEST_FILE, {f"w{i}": w for i, w in enumerate(network.get_weights())})
 
 
 def restore_best(folder: Path, network: keras.Model) -> None:
@@ -82,13 +81,3 @@ def restore_best(folder: Path, network: keras.Model) -> None:
 def _state(network: keras.Model) -> list[keras.Variable]:
     # Keras's own saving leaves out the seed generators of dropout, so that a resumed run would drop other units.
     return [*network.variables, *network.optimizer.variables]
-
-
-def _write(file: Path, arrays: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    with temporary.open("wb") as f:
-        np.savez(f, **arrays)
-        f.flush()
-        os.fsync(f.fileno())
-    temporary.replace(file)

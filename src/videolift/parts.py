@@ -84,14 +84,18 @@ def write_part(folder: Path, number: int, shape: Sequence[int], clips: Iterable[
         "clip": np.repeat(np.array([e.clip for e in entries], np.str_), lengths),
         "window": np.concatenate([np.arange(n, dtype=np.int64) for n in lengths] or [np.empty(0, np.int64)]),
     }
-    target = folder / part_name(number)
-    temporary = target.with_suffix(".tmp")
+    write_npz(folder / part_name(number), arrays)
+    return entries
+
+
+def write_npz(file: Path, arrays: dict[str, Any]) -> None:
+    """Write an uncompressed .npz atomically: after a crash the file is whole or not there."""
+    temporary = file.with_suffix(".tmp")
     with temporary.open("wb") as f:
         np.savez(f, **arrays)
         f.flush()
         os.fsync(f.fileno())
-    temporary.replace(target)
-    return entries
+    temporary.replace(file)
 
 
 def _placed(entry: Entry, part: int, start: int, stop: int) -> Entry:

@@ -166,6 +166,6 @@ class _Counter:
             self._job.events.progress(self._done, self._total, unit="clips", failed=failed)
 
     def report(self) -> None:
-        suffix = "" if len(self._job.workspace.hosts) == 1 else f"/{self._job.workspace.host}"
+        suffix = "" if len(self._job.workspace.hosts) == 1 else f"_{self._job.workspace.host}"
         values = {"clips": self._done, "samples": self._rows, "bad_videos": len(self._left_out)}
-        self._job.events.metrics({f"preprocess/{key}{suffix}": value for key, value in values.items()})
+        self._job.events.metrics({f"{key}{suffix}": value for key, value in values.items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import platform
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -37,20 +38,22 @@ def imported_modules(module: str) -> set[str]:
         if name in found:
             continue
         found.add(name)
-        waiting += _direct_imports(FOLDER / f"{name}.py")
+        path = FOLDER / f"{name}.py"
+        waiting += [name for name in _imported_names(path.read_bytes()) if (FOLDER / f"{name}.py").is_file()]
     return found
 
 
-def _direct_imports(file: Path) -> list[str]:
+@cache
+def _imported_names(source: bytes) -> tuple[str, ...]:
     names: list[str] = []
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
             names.append(str(node.module).split(".")[1])
         elif isinstance(node, ast.Import):
             names += [a.name.split(".")[1] for a in node.names if a.name.startswith(f"{PACKAGE}.")]
-    return [name for name in names if (FOLDER / f"{name}.py").is_file()]
+    return tuple(names)
 
 
 def library_versions(stage: str) -> dict[str, str]:

@@ -119,7 +119,7 @@ def learning_curves(history: dict[str, Any]) -> Figure:
         axis.set_ylabel(key)
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[1].set_ylim(0, 1)
+    axes[1].set_ylim(0, 1.02)
     axes[0].legend()
     return figure
 

@@ -12,6 +12,9 @@ import pytest
 from tests import runs
 
 ONLY = "stages=[preprocess]"
+# Parts of one clip each and one worker: there is something to keep whenever an interruption comes.
+SIZE = ("preprocess.height=1200", "preprocess.width=1600", "preprocess.depth=16")
+SLOW = (ONLY, "preprocess.workers=1", *SIZE)
 
 
 def wait_for_parts(process: subprocess.Popen[str], cwd: Path, count: int) -> list[Path]:
@@ -46,15 +49,7 @@ def test_killed_at_any_moment_and_run_again_it_continues_and_gives_the_same_byte
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     straight.mkdir()
     killed.mkdir()
-    # Parts of one clip each and one worker: there is something to keep whenever the kill comes.
-    slow = [
-        *quick,
-        ONLY,
-        "preprocess.workers=1",
-        "preprocess.height=1200",
-        "preprocess.width=1600",
-        "preprocess.depth=16",
-    ]
+    slow = [*quick, *SLOW]
     runs.run(*slow, cwd=straight)
     process = runs.start(*slow, cwd=killed)
     first = wait_for_parts(process, killed, 1)[0]
@@ -109,14 +104,7 @@ def test_a_depth_larger_than_any_video_is_one_clear_error(tmp_path: Path, quick:
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path, quick: list[str]) -> None:
-    slow = [
-        *quick,
-        ONLY,
-        "preprocess.workers=1",
-        "preprocess.height=1200",
-        "preprocess.width=1600",
-        "preprocess.depth=16",
-    ]
+    slow = [*quick, *SLOW]
     process = runs.start(*slow, cwd=tmp_path)
     wait_for_parts(process, tmp_path, 1)
     process.send_signal(signal.SIGINT)

@@ -115,8 +115,9 @@ def test_a_users_model_trains_with_its_arguments(tmp_path: Path, quick: list[str
     folder = tmp_path / "我的 model"
     folder.mkdir()
     (folder / "mine.py").write_text("\n".join(line[8:] for line in source.splitlines()))
-    settings = [*quick, TRAIN, "model.builder=我的 model/mine.py:build", "+model.args.width=5"]
-    runs.run(*settings, cwd=tmp_path)
+    settings = [*quick, TRAIN, "model.builder=我的 model/mine.py:build", "model.args.width=5", "model.batch=500"]
+    ended = runs.run(*settings, cwd=tmp_path)
+    assert "model.batch=500 is reduced to" in ended.out
     assert runs.metrics(runs.records(tmp_path)[0], "train")[("parameters", 0)] == (4 * 16 * 16 + 1) * 5 + 6 * 6
 
 
