@@ -43,7 +43,7 @@ bench: setup ## decoding, side by side with the alternatives
 	PYTHONPATH=src $(BIN)/python -m benchmarks.decode
 
 lock: ## resolve the dependencies anew
-	$(UV) pip compile pyproject.toml --group launch --group dev --universal --python-version 3.11 \
+	$(UV) pip compile --quiet pyproject.toml --group pyproject.toml:launch --group pyproject.toml:dev --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 	  --output-file requirements.lock
 
