@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,6 +93,7 @@ class Cache:
         partial, final = self.partial(stage_id), self.path(stage_id)
         marker = {"run": run, "time": time.time()}
         (partial / FINISHED_FILE).write_text(json.dumps(marker), encoding="utf-8")
+        shutil.rmtree(final, ignore_errors=True)  # there only if somebody removed its marker
         partial.replace(final)
         return final
 

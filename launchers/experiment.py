@@ -32,6 +32,7 @@ from videolift.errors import ConfigError, DataError, Stopped, as_expected
 from videolift.events import Event
 from videolift.parts import INDEX_FILE, merge, read_index, refuse_too_many_bad
 from videolift.plan import digest_of, from_plain, to_plain
+from videolift.workspace import PARTS_FOLDER
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -224,7 +225,9 @@ class _Run:
                 folder.save(record)
                 tracker.stage(stage)
                 self._compute(planned, stage, folder, tracker)
-                stage.folder = str(self._cache.finish(planned.id, record.id))
+                final = self._cache.finish(planned.id, record.id)
+                stage.folder = str(final)
+                _delete_host_parts(final)
         stage.status, stage.ended = Status.FINISHED, time.time()
         folder.save(record)
         _reconcile(stage, tracker)
@@ -257,8 +260,6 @@ class _Run:
                 f"none of {len(entries)} videos gives a clip of {p.depth} frames with preprocess.short_video="
                 f"{p.short_video.value}; use a smaller preprocess.depth, or preprocess.short_video=pad"
             )
-        for folder in parts:
-            _delete_parts(folder)
 
     def _check_arrays(self, planned: PlannedStage, folder: Path) -> None:
         """Hold reused arrays to the limits of this run, which may be stricter than those of the run that made them."""
@@ -267,8 +268,9 @@ class _Run:
             refuse_too_many_bad(entries, len(entries), self._config.preprocess)
 
 
-def _delete_parts(folder: Path) -> None:
-    for file in folder.glob("part-*"):
+def _delete_host_parts(stage: Path) -> None:
+    """Delete what the merged arrays repeat; only now, since until here a crash would lose work."""
+    for file in stage.glob(f"hosts/*/{PARTS_FOLDER}/part-*"):
         file.unlink()
 
 

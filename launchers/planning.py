@@ -93,9 +93,17 @@ def _determinants(
         }
     inputs = {stage: ids[stage] for stage in NEEDS[name]}
     if name == "train":
-        settings = {**to_plain(model), "builder": {path: _sha256(content) for path, content in builder.items()}}
+        settings = {**to_plain(model), "builder": _builder_determinants(model, builder)}
         return {**shared, "inputs": inputs, "settings": settings, "seed": config.seed, "manifest": manifest.digest}
     return {**shared, "inputs": inputs}
+
+
+def _builder_determinants(model: Model, builder: dict[str, bytes]) -> list[object] | None:
+    if not model.builder:
+        return None
+    place, _, function = model.builder.rpartition(":")
+    name = Path(place).name if place.endswith(".py") else place  # where a file lies does not matter
+    return [name, function, {path: _sha256(content) for path, content in builder.items()}]
 
 
 def preprocess_determinants(data: Data, p: Preprocess) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from launchers.base import Backend
 from launchers.checksums import open_checksums
@@ -17,7 +18,7 @@ from launchers.outputs import Outputs
 from launchers.planning import PlannedStage, plan_stages
 from videolift.errors import ConfigError, DataError, StageError
 from videolift.manifest import Manifest, make_manifest
-from videolift.settings import CHANNELS, Data, Precision, Preprocess, Source, problems
+from videolift.settings import CHANNELS, Data, Model, Precision, Preprocess, Source, problems
 
 BACKENDS: dict[str, Callable[[], Backend]] = {"local": LocalBackend}
 
@@ -40,7 +41,9 @@ def prepare(config: Config, outputs: Outputs, say: Callable[[str], None]) -> Pre
         DataError: if the data cannot be used as asked.
     """
     backend = find_backend(config)
-    config = replace(config, data=_present_data(config.data, outputs, say))
+    config = replace(
+        config, data=_present_data(_absolute(config.data), outputs, say), model=_absolute_builder(config.model)
+    )
     if config.data.source is Source.npz:
         config = replace(config, preprocess=_shape_of_arrays(config.data, config.preprocess))
         wrong = problems(config.data, config.preprocess, config.model)
@@ -68,6 +71,20 @@ def find_backend(config: Config) -> Backend:
     if wrong:
         raise ConfigError("\n".join(wrong))
     return backend
+
+
+def _absolute(data: Data) -> Data:
+    """Return the settings with absolute paths, so that a run can be resumed from another folder."""
+    places = {name: getattr(data, name) for name in ("root", "lists", "csv", "npz", "classes")}
+    absolute: dict[str, Any] = {name: str(Path(p).expanduser().absolute()) for name, p in places.items() if p}
+    return replace(data, **absolute)
+
+
+def _absolute_builder(model: Model) -> Model:
+    place, colon, function = (model.builder or "").rpartition(":")
+    if not place.endswith(".py"):
+        return model
+    return replace(model, builder=f"{Path(place).expanduser().absolute()}{colon}{function}")
 
 
 def _present_data(data: Data, outputs: Outputs, say: Callable[[str], None]) -> Data:

@@ -117,7 +117,7 @@ def _workers(p: Preprocess, read: Read) -> Iterator[Callable[[Sequence[Clip]], I
 
 
 def _start_worker(parent: int) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the stage stops its workers itself
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how a pool ends the others when one is killed
     die_with(parent, signal.SIGKILL)
 
 

@@ -16,6 +16,8 @@ from pathlib import Path, PurePosixPath
 from videolift.errors import VideoliftError
 
 CONTAINER_ROOT = Path("/opt/ml")
+PROCESSING_OUTPUT = "processing/output"
+PARTS_FOLDER = f"{PROCESSING_OUTPUT}/parts"
 
 
 class Kind(str, Enum):
@@ -42,12 +44,12 @@ class Workspace:
     @property
     def output(self) -> Path:
         """Folder of everything but the model: becomes output.tar.gz, or the output of a processing job."""
-        return self.root / ("output/data" if self.kind is Kind.training else "processing/output")
+        return self.root / ("output/data" if self.kind is Kind.training else PROCESSING_OUTPUT)
 
     @property
     def parts(self) -> Path:
         """Folder of the arrays that a preprocessing host has finished."""
-        return self.output / "parts"
+        return self.root / PARTS_FOLDER
 
     @property
     def checkpoints(self) -> Path:

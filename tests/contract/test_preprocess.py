@@ -70,6 +70,16 @@ def test_killed_at_any_moment_and_run_again_it_continues_and_gives_the_same_byte
     assert after[0]["status"] == "FINISHED"
 
 
+def test_a_killed_worker_is_a_clear_error_and_no_hang(tmp_path: Path, quick: list[str]) -> None:
+    process = runs.start(*quick, ONLY, "preprocess.workers=2", *SIZE, cwd=tmp_path)
+    wait_for_parts(process, tmp_path, 1)
+    (entry,) = [p for p in psutil.Process(process.pid).children() if "videolift.entry" in p.cmdline()]
+    entry.children()[0].kill()
+    ended = runs.wait(process)
+    assert ended.code == 5, ended.text
+    assert "a preprocessing worker was killed" in ended.err
+
+
 def test_a_bad_video_stops_the_run_by_name_and_may_be_left_out(tmp_path: Path, quick: list[str], videos: Path) -> None:
     root = tmp_path / "videos"
     root.mkdir()

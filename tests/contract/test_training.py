@@ -70,7 +70,10 @@ def test_ctrl_c_during_training_is_resumed_by_the_same_command(tmp_path: Path, q
     process.send_signal(signal.SIGINT)
     assert runs.wait(process).code == 130
     assert runs.records(tmp_path)[0]["status"] == "KILLED"
-    again = runs.run("action=resume", f"run={runs.records(tmp_path)[0]['id']}", "tracking=none", cwd=tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run = f"run={runs.records(tmp_path)[0]['id']}"
+    again = runs.run("action=resume", run, "tracking=none", f"outputs={tmp_path / 'outputs'}", cwd=elsewhere)
     assert "goes on after epoch" in again.out
     assert [r["status"] for r in runs.records(tmp_path)] == ["FINISHED"]
 

@@ -87,6 +87,16 @@ def test_the_source_of_a_users_model_is_in_the_id_of_training(tmp_path: Path) ->
     assert found[0]["train"] != found[1]["train"]
 
 
+def test_two_functions_of_one_file_are_two_models(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def small(shape, classes): ...\ndef large(shape, classes): ...\n")
+    found = set()
+    for function in ("small", "large"):
+        config = Config()
+        config.model.builder = f"{tmp_path / 'mine.py'}:{function}"
+        found.add(ids(config)["train"])
+    assert len(found) == 2
+
+
 @pytest.mark.parametrize(
     ("builder", "message"),
     [
