@@ -72,7 +72,7 @@ def print_summary(
         ("split", split_text(prepared.manifest, prepared.config.data.split)),
         *_accuracy_rows(record),
         ("stages", ", ".join(f"{s.name}{' (cached)' if s.cached else ''}" for s in record.stages)),
-        ("run", str(outputs.run(record.id).path)),
+        ("run", _from_here(outputs.run(record.id).path)),
     ]
     if open_with:
         rows.append(("open", open_with))
@@ -83,6 +83,12 @@ def print_summary(
         table.add_row(*row)
     console.print()
     console.print(table)
+
+
+def _from_here(path: Path) -> str:
+    """Return a path as one would type it here: relative where it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _accuracy_rows(record: RunRecord) -> list[tuple[str, str]]:
