@@ -1,5 +1,6 @@
 # Everything that a contributor types. `make run` and `make test` set themselves up.
 PYTHON ?= python3
+OUTPUTS ?= outputs
 PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +22,7 @@ run: setup ## the main job on embedded data
 	$(BIN)/python run.py
 
 ui: setup ## MLflow UI on loopback over outputs/mlflow.db
-	$(BIN)/python -m launchers.ui --port $(PORT)
+	$(BIN)/python -m launchers.ui --outputs "$(OUTPUTS)" --port $(PORT)
 
 lint: setup ## style and types
 	$(BIN)/ruff check .

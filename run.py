@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from launchers.compose import Checked
 
+OF_AN_EXISTING_RUN = ("action", "run", "stages", "outputs", "tracking", "hydra")
 PARENT = "VIDEOLIFT_PARENT"  # environment variable: the id of the sweep that a job belongs to
 
 
@@ -56,10 +57,23 @@ def _run(argv: list[str]) -> int:
     multirun = args.multirun or "hydra.mode=MULTIRUN" in args.overrides
     sources = Sources(args.config_name or "config", args.config_path or "conf", args.config_dir)
     checked = check(args.overrides, sources, multirun=multirun, values=not only_shown)
+    _refuse_ignored(args.overrides, checked)
     argv = [*checked.overrides, *_options(argv, args.overrides)]
     if multirun and not only_shown and checked.jobs[0].config.action in (Action.run, Action.resume):
         return _sweep(argv, args, checked)
     return _hydra(argv)
+
+
+def _refuse_ignored(overrides: Sequence[str], checked: Checked) -> None:
+    """Raise ConfigError for settings that an existing run would not take over."""
+    if not any(job.config.run for job in checked.jobs):
+        return
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    ignored = [key for key in keys if key.partition(".")[0] not in OF_AN_EXISTING_RUN]
+    if ignored:
+        raise ConfigError(
+            f"{', '.join(ignored)}: an existing run keeps its own settings; leave run= out to start one with these"
+        )
 
 
 def _options(argv: list[str], overrides: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from launchers.cache import StageFolder
 from videolift.plan import Plan
@@ -63,8 +63,5 @@ class Backend(Protocol):
 
     def precision(self) -> Precision:
         """Return what ``model.precision=auto`` is here."""
-
-    def describe(self, stage: Stage) -> dict[str, Any]:
-        """Return the exact command or request, for ``action=plan``."""
 
     def submit(self, stage: Stage) -> Job: ...

@@ -46,9 +46,6 @@ class StageFolder:
     def workspace(self, host: str, hosts: tuple[str, ...] = (), channels: dict[str, Path] | None = None) -> Workspace:
         return Workspace(self.kind, self.path / "hosts" / host, host, hosts or (host,), channels or {})
 
-    def hosts(self) -> list[str]:
-        return sorted(folder.name for folder in (self.path / "hosts").glob("*"))
-
     @property
     def first(self) -> Workspace:
         """The host whose model and output are the stage's."""

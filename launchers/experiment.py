@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shlex
 import signal
 import sys
 import threading
@@ -26,7 +27,7 @@ from launchers.outputs import Outputs
 from launchers.planning import KINDS, NEEDS, PlannedStage, finished_stages, prepare_stage
 from launchers.preparing import Prepared, prepare
 from launchers.records import RunFolder, RunRecord, StageRecord, Status
-from launchers.redaction import redacted
+from launchers.redaction import redacted, redacted_text
 from videolift import events
 from videolift.errors import ConfigError, DataError, Stopped, as_expected
 from videolift.events import Event
@@ -68,15 +69,15 @@ def _run(config: Config, parent: str | None, label: str | None) -> int:
     from rich.console import Console
 
     # A file or a pipe has no width: wrapping there would cut ids and paths.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
-    outputs = Outputs(Path(config.outputs).resolve())
+    console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    outputs = Outputs(Path(config.outputs).expanduser().resolve())
     if config.action is Action.sync:
         return _sync(console, outputs, config)
     if config.run is not None:
         config = _again(config, outputs)
     prepared = prepare(config, outputs, lambda text: console.print(text, soft_wrap=True))
     for note in prepared.manifest.notes:
-        console.print(f"note: {note}", style="yellow", soft_wrap=True, markup=False)
+        console.print(f"note: {note}", style="yellow", soft_wrap=True)
     if config.action is Action.plan:
         report.print_plan(console, prepared, outputs)
         return 0
@@ -155,9 +156,6 @@ class _Run:
             if not mine:
                 raise ConfigError(f"run: another process is working on {record.id}; wait for it or stop it")
             tracker = _tracker(self._config, self._outputs, folder)
-            folder.save(record)
-            (folder.path / "plan.json").write_text(_plan_text(self._prepared), encoding="utf-8")
-            tracker.start(record)
             self._execute_recorded(record, folder, tracker)
         report.print_summary(self._console, record, self._prepared, self._outputs, _open_with(self._config, record))
         return 0
@@ -166,6 +164,9 @@ class _Run:
         """Run the stages; whatever happens, the record and the tracker learn how the run ended."""
         status, error = Status.FAILED, None
         try:
+            folder.save(record)
+            (folder.path / "plan.json").write_text(_plan_text(self._prepared), encoding="utf-8")
+            tracker.start(record)
             for name in (n for n in self._prepared.planned if n in self._config.stages):
                 self._stage(self._prepared.planned[name], record, folder, tracker)
             status = Status.FINISHED
@@ -180,8 +181,10 @@ class _Run:
             for stage in record.stages:
                 if stage.status is Status.RUNNING:
                     stage.status, stage.ended = status, record.ended
-            folder.save(record)
-            tracker.finish(record)
+            try:
+                folder.save(record)
+            finally:  # a full disk must not leave the run open on a server
+                tracker.finish(record)
             folder.save(record)
 
     def _opened_record(self) -> RunRecord:
@@ -194,6 +197,7 @@ class _Run:
         else:
             self._console.print(f"goes on with run {record.id}")
             record.stages = [s for s in record.stages if s.name not in self._config.stages]
+            record.parent = self._parent or record.parent
         record.status, record.error, record.ended = Status.RUNNING, None, None
         record.tags = _tags(self._prepared)
         record.data = _data_facts(self._prepared)
@@ -343,8 +347,13 @@ def _open_with(config: Config, record: RunRecord) -> str | None:
     if not config.tracking.enabled:
         return None
     if not record.synced:
-        return f"not in MLflow yet: python run.py action=sync run={record.id}"
-    return "make ui" if config.tracking.uri is None else record.mlflow_uri
+        again = ["action=sync", f"run={record.id}"]
+        again += [f"outputs={config.outputs}"] if config.outputs != Config.outputs else []
+        again += [f"tracking.uri={redacted_text(config.tracking.uri)}"] if config.tracking.uri else []
+        return f"not in MLflow yet: python run.py {shlex.join(again)}"
+    if config.tracking.uri is not None:
+        return record.mlflow_uri
+    return "make ui" if config.outputs == Config.outputs else f"make ui OUTPUTS={shlex.quote(config.outputs)}"
 
 
 @contextmanager
@@ -356,7 +365,7 @@ def sweep(config: Config, name: str, job_count: int) -> Iterator[str | None]:
     """
     from launchers import tracking
 
-    outputs = Path(config.outputs).resolve()
+    outputs = Path(config.outputs).expanduser().resolve()
     if not config.tracking.enabled:
         yield None
         return

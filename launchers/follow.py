@@ -59,9 +59,10 @@ def follow(
                 job.stop(grace_s if interrupts == 1 else 0)
                 lines = job.follow()
     ends = job.ends()
-    if interrupts or any(end.exit_code == STOPPED_EXIT_CODE for end in ends):
+    # A failing host stops the others: their being stopped is not what happened.
+    failed = [end for end in ends if end.exit_code not in (0, STOPPED_EXIT_CODE)]
+    if interrupts or (not failed and any(end.exit_code for end in ends)):
         raise Stopped(f"{stage.plan.stage} was stopped; the same command goes on from there")
-    failed = [end for end in ends if end.exit_code]
     if failed:
         raise failure(stage, failed[0], list(tail[failed[0].host]), log_file)
 

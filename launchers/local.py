@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
 
 from launchers.base import HostEnd, Stage
 from videolift.settings import Precision
@@ -21,6 +21,7 @@ from videolift.workspace import Workspace
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 CPUINFO = Path("/proc/cpuinfo")
 BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}  # without them bfloat16 is emulated and slower than float32
+FAILED_GRACE_S = 30.0  # that the other hosts of a failed stage get to end
 BFLOAT16_GPU = 8.0  # CUDA compute capability from which on tensor cores take bfloat16
 
 
@@ -40,13 +41,6 @@ class LocalBackend:
             return Precision.mixed_bfloat16 if capability >= BFLOAT16_GPU else Precision.mixed_float16
         flags = CPUINFO.read_text().split() if CPUINFO.is_file() else []
         return Precision.mixed_bfloat16 if BFLOAT16_FLAGS & set(flags) else Precision.float32
-
-    def describe(self, stage: Stage) -> dict[str, Any]:
-        return {
-            "command": self._command(stage.folder.workspace(stage.hosts[0])),
-            "hosts": list(stage.hosts),
-            "channels": {name: str(path) for name, path in stage.channels_of(stage.hosts[0]).items()},
-        }
 
     def submit(self, stage: Stage) -> LocalJob:
         spaces = [stage.folder.workspace(host, stage.hosts, stage.channels_of(host)) for host in stage.hosts]
@@ -91,8 +85,7 @@ class LocalJob:
                 yield host, line
             elif self._running.pop(host).wait() != 0:
                 self._failed.append(host)
-                for other in self._running.values():
-                    _signal(other, signal.SIGTERM)
+                self.stop(FAILED_GRACE_S)
 
     def stop(self, grace_s: float) -> None:
         threading.Thread(target=self._stop, args=(grace_s,), daemon=True).start()
@@ -130,9 +123,15 @@ def _read(file: Path) -> str:
 
 
 def _gpu_capability() -> float | None:
-    if shutil.which("nvidia-smi") is None:
+    """Return the lowest CUDA compute capability of the GPUs that TensorFlow can use here, None where there is none."""
+    # TensorFlow's wheel brings no CUDA: a GPU counts only where `tensorflow[and-cuda]` is installed.
+    if shutil.which("nvidia-smi") is None or not _has_cuda():
         return None
     query = ("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
     answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
     lines = answer.stdout.split() if answer.returncode == 0 else []
     return min((float(line) for line in lines), default=None)
+
+
+def _has_cuda() -> bool:
+    return any((d.name or "").startswith("nvidia-cudnn") for d in distributions())

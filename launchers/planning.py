@@ -13,6 +13,7 @@ from launchers.base import Stage
 from launchers.cache import Cache, StageFolder
 from launchers.config import Config
 from videolift.errors import ConfigError
+from videolift.listing import root_of
 from videolift.manifest import Manifest
 from videolift.plan import MANIFEST_FILE, SOURCE_FOLDER, Plan, digest_of, to_plain
 from videolift.provenance import library_versions, source_digest
@@ -73,7 +74,7 @@ def plan_stages(config: Config, manifest: Manifest, precision: Precision) -> dic
         )
         count = {"preprocess": config.backend.preprocess, "train": config.backend.train}.get(name)
         hosts = tuple(f"algo-{n + 1}" for n in range(count.instance_count if count else 1))
-        planned[name] = PlannedStage(name, ids[name], plan, hosts, builder if name == "train" else {})
+        planned[name] = PlannedStage(name, ids[name], plan, hosts, builder if name in ("train", "evaluate") else {})
     return planned
 
 
@@ -163,6 +164,9 @@ def prepare_stage(
         file = stage_folder.plan / SOURCE_FOLDER / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
+    for left in (folder / "hosts").glob("*"):  # of an earlier try on more hosts
+        if left.name not in planned.hosts:
+            shutil.rmtree(left)
     channels = {"plan": stage_folder.plan, **input_channels(planned.name, inputs)}
     stage = Stage(planned.plan, KINDS[planned.name], stage_folder, planned.hosts, channels)
     if planned.name == "preprocess":
@@ -188,7 +192,7 @@ def _deal(stage: Stage, manifest: Manifest, data: Data) -> dict[str, Path]:
     from videolift.parts import host_of  # numpy, which a plan does not need
 
     if data.source is not Source.npz and len(stage.hosts) == 1:
-        return {stage.hosts[0]: data_root(data)}
+        return {stage.hosts[0]: root_of(data)}
     shutil.rmtree(stage.folder.shares, ignore_errors=True)
     shares = {host: stage.folder.shares / host for host in stage.hosts}
     for share in shares.values():
@@ -200,15 +204,8 @@ def _deal(stage: Stage, manifest: Manifest, data: Data) -> dict[str, Path]:
     for number, clip in enumerate(manifest.clips):
         link = shares[stage.hosts[host_of(number, len(stage.hosts))]] / clip.id
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to((data_root(data) / clip.id).resolve())
+        link.symlink_to((root_of(data) / clip.id).resolve())
     return shares
-
-
-def data_root(data: Data) -> Path:
-    """Return the folder that clip ids are relative to."""
-    if data.root is None and data.csv is not None:
-        return Path(data.csv).resolve().parent
-    return Path(str(data.root)).resolve()
 
 
 def finished_stages(planned: dict[str, PlannedStage], cache: Cache) -> dict[str, str]:

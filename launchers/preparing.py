@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from videolift.errors import ConfigError, DataError, StageError
 from videolift.manifest import Manifest, make_manifest
 from videolift.settings import CHANNELS, Data, Model, Precision, Preprocess, Source, problems
 
+TELL_INTERVAL_S = 5.0
 BACKENDS: dict[str, Callable[[], Backend]] = {"local": LocalBackend}
 
 
@@ -50,9 +52,22 @@ def prepare(config: Config, outputs: Outputs, say: Callable[[str], None]) -> Pre
         if wrong:
             raise ConfigError("the arrays do not fit the settings:\n" + "\n".join(f"  {line}" for line in wrong))
     with open_checksums(outputs.checksums) as checksums:
-        manifest = make_manifest(config.data, config.seed, checksums.of)
+        manifest = make_manifest(config.data, config.seed, checksums.of, _telling(say))
     precision = backend.precision() if config.model.precision is Precision.auto else config.model.precision
     return Prepared(config, backend, manifest, plan_stages(config, manifest, precision))
+
+
+def _telling(say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Return what tells now and then how far the checksums of a large data set are."""
+    told = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > TELL_INTERVAL_S:
+            told = time.monotonic()
+            say(f"checksums: {done} of {total} clips")
+
+    return tell
 
 
 def find_backend(config: Config) -> Backend:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from launchers.cache import StageFolder
 from launchers.outputs import Outputs
@@ -50,7 +51,7 @@ def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
         if name not in config.stages and name not in finished:
             state = "missing: not in stages"
         inputs = ", ".join(NEEDS[name]) or str(config.data.root or config.data.csv or config.data.npz)
-        table.add_row(name, stage.id, str(len(stage.hosts)), inputs, state)
+        table.add_row(*map(Text, (name, stage.id, str(len(stage.hosts)), inputs, state)))
     console.print(table, soft_wrap=True)
 
 
@@ -80,7 +81,7 @@ def print_summary(
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console.print()
     console.print(table)
 

@@ -17,6 +17,8 @@ import numpy as np
 from videolift.errors import DataError
 from videolift.files import EVALUATION_FILE, HISTORY_FILE, MODEL_FILE, PER_CLASS_FILE, PREDICTIONS_FILE
 from videolift.job import Job
+from videolift.models import load_builder
+from videolift.plan import SOURCE_FOLDER
 from videolift.samples import Samples, load_samples
 from videolift.scores import ClassScore, Labels, Probabilities, confusion, mean_by_video, per_class, summary
 from videolift.sysmetrics import sampled
@@ -33,17 +35,20 @@ def run(job: Job) -> None:
             "no test sample is left after preprocessing; see the clips' errors and policies in the index, "
             "or raise data.test_share"
         )
+    if job.plan.model.builder:  # registers its own layers with Keras
+        load_builder(job.plan.model.builder, job.workspace.channel("plan") / SOURCE_FOLDER)
     network = keras.models.load_model(job.workspace.channel("model") / MODEL_FILE)
     with sampled(job):
         probabilities = _predict(job, network, test)
     videos, video_probabilities, first = mean_by_video(probabilities, test.clips)
     video_labels = test.labels[first]
-    matrix = confusion(video_probabilities.argmax(axis=1), video_labels, test.classes)
-    table = per_class(matrix, job.manifest.classes)
-    metrics = {f"test_{key}": value for key, value in summary(probabilities, test.labels).items()}
-    metrics |= {
-        f"test_video_{key}": v for key, v in summary(video_probabilities, video_labels).items() if key != "loss"
+    matrices = {
+        "clips": confusion(probabilities.argmax(axis=1), test.labels, test.classes),
+        "videos": confusion(video_probabilities.argmax(axis=1), video_labels, test.classes),
     }
+    tables = {level: per_class(matrix, job.manifest.classes) for level, matrix in matrices.items()}
+    metrics = {f"test_{key}": value for key, value in summary(probabilities, test.labels).items()}
+    metrics |= {f"test_video_{key}": v for key, v in summary(video_probabilities, video_labels).items()}
     metrics["test_leak_rate"] = job.manifest.leak_rate
     job.events.metrics(metrics)
     history = json.loads((job.workspace.channel("training") / HISTORY_FILE).read_text(encoding="utf-8"))
@@ -56,9 +61,10 @@ def run(job: Job) -> None:
             "epoch": history["chosen_epoch"],
             "epoch_chosen_by": history["chosen_by"],
             "classes": list(job.manifest.classes),
-            "confusion": matrix.tolist(),
+            "confusion": matrices["videos"].tolist(),
+            "confusion_clips": matrices["clips"].tolist(),
         },
-        table,
+        tables,
     )
     _write_predictions(job.workspace.output / PREDICTIONS_FILE, job, videos, video_probabilities, video_labels)
     for name in (EVALUATION_FILE, PER_CLASS_FILE, PREDICTIONS_FILE):
@@ -77,13 +83,14 @@ def _predict(job: Job, network: keras.Model, test: Samples) -> Probabilities:
     return np.concatenate(found)
 
 
-def _write(job: Job, evaluation: dict[str, Any], table: list[ClassScore]) -> None:
+def _write(job: Job, evaluation: dict[str, Any], tables: dict[str, list[ClassScore]]) -> None:
     text = json.dumps(evaluation, indent=1, ensure_ascii=False)
     (job.workspace.output / EVALUATION_FILE).write_text(text, encoding="utf-8")
     with (job.workspace.output / PER_CLASS_FILE).open("w", encoding="utf-8", newline="") as f:
         writer = csv.writer(f)
-        writer.writerow(["class", "precision", "recall", "f1", "videos"])
-        writer.writerows(astuple(row) for row in table)
+        writer.writerow(["on", "class", "precision", "recall", "f1", "support"])
+        for level, table in tables.items():
+            writer.writerows((level, *astuple(row)) for row in table)
 
 
 def _write_predictions(file: Path, job: Job, videos: list[str], probabilities: Probabilities, labels: Labels) -> None:

@@ -59,7 +59,7 @@ def _scale(file: Path, x: npt.NDArray[Any]) -> float:
     low, high = np.inf, -np.inf
     for start in range(0, len(x), ROWS_AT_ONCE):
         block = x[start : start + ROWS_AT_ONCE]
-        low, high = min(low, block.min()), max(high, block.max())
+        low, high = np.minimum(low, block.min()), np.maximum(high, block.max())  # unlike min() these keep NaN
     if not (low >= 0 and high <= 255):  # also true of NaN
         raise DataError(f"{file}: X has values from {low} to {high}; pixels must be 0..255, or 0..1 as floats")
     return 255.0 if high <= 1 and x.dtype.kind == "f" else 1.0

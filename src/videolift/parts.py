@@ -30,6 +30,8 @@ from videolift.settings import CHANNELS, BadVideo, Preprocess
 
 INDEX_FILE = "index.jsonl"
 PART_BYTES = 32 << 20  # of X; bounds the memory of a writer
+OPEN_PARTS = 256  # mapped at a time: each holds a file descriptor, of which a process has 1,024 by default
+STRIDE_WINDOWS = 64  # of a video, assumed where preprocess.stride leaves their number open
 PART_CLIPS = 256  # at most, so that a killed run loses little
 
 Pixels = npt.NDArray[np.uint8]
@@ -60,7 +62,8 @@ def frame_shape(p: Preprocess) -> tuple[int, int, int, int]:
 
 def clips_a_part(p: Preprocess) -> int:
     """Return how many clips a part holds: a function of the settings only, so that every host cuts alike."""
-    bytes_a_clip = int(np.prod(frame_shape(p))) * (p.windows or 1)
+    windows = STRIDE_WINDOWS if p.stride else p.windows or 1
+    bytes_a_clip = int(np.prod(frame_shape(p))) * windows
     return max(1, min(PART_CLIPS, PART_BYTES // bytes_a_clip))
 
 
@@ -144,6 +147,13 @@ class HostParts:
         write_index(self._index(number), entries)
         return entries
 
+    def drop_from(self, number: int) -> None:
+        """Delete parts from a number on, which an earlier try with a larger share left."""
+        for file in self.folder.glob("part-*.jsonl"):
+            if int(file.stem.removeprefix("part-")) >= number:
+                file.unlink()
+                file.with_suffix(".npz").unlink(missing_ok=True)
+
     def entries(self) -> list[Entry]:
         return [e for file in sorted(self.folder.glob("part-*.jsonl")) for e in read_index(file)]
 
@@ -156,7 +166,7 @@ class Rows:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._maps: dict[int, Pixels] = {}
+        self._maps: dict[int, Pixels] = {}  # the most recently used last
 
     def of(self, entry: Entry) -> Pixels:
         """Return uint8 (window, frame, height, width, channel)."""
@@ -171,9 +181,13 @@ class Rows:
         return out
 
     def _part(self, number: int) -> Pixels:
-        if number not in self._maps:
-            self._maps[number] = map_member(self.folder / part_name(number), "X")
-        return self._maps[number]
+        pixels = self._maps.pop(number, None)
+        if pixels is None:
+            if len(self._maps) == OPEN_PARTS:
+                self._maps.pop(next(iter(self._maps)))
+            pixels = map_member(self.folder / part_name(number), "X")
+        self._maps[number] = pixels
+        return pixels
 
 
 def map_member(file: Path, name: str) -> Pixels:

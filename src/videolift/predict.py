@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import keras
@@ -11,7 +12,8 @@ import numpy.typing as npt
 
 from videolift.errors import ConfigError
 from videolift.files import CLASSES_FILE, MODEL_FILE, SETTINGS_FILE
-from videolift.plan import from_plain
+from videolift.models import load_builder
+from videolift.plan import SOURCE_FOLDER, from_plain
 from videolift.settings import Preprocess
 from videolift.video import read_clips
 
@@ -52,6 +54,9 @@ def load_predictor(folder: Path) -> Predictor:
         raise ConfigError(f"{folder}: no {', '.join(missing)}; give the model folder of a finished training")
     settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     classes = (folder / CLASSES_FILE).read_text(encoding="utf-8").splitlines()
+    if settings.get("builder"):  # registers its own layers with Keras
+        sys.path.insert(0, str(folder / SOURCE_FOLDER))
+        load_builder(settings["builder"], folder / SOURCE_FOLDER)
     model = keras.saving.load_model(folder / MODEL_FILE, compile=False)
     if model.output_shape[-1] != len(classes):
         raise ConfigError(

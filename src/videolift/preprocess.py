@@ -46,6 +46,7 @@ def run(job: Job) -> None:
                 entries = parts.write(number, frame_shape(p), counter.watched(decode(clips)))
             else:
                 counter.kept(entries)
+    parts.drop_from(-(-len(share) // clips_a_part(p)))
     counter.report()
 
 
@@ -69,9 +70,9 @@ def read_clip(folder: Path, p: Preprocess, clip: Clip) -> tuple[Entry, Pixels]:
     """
     entry = Entry(clip.id, clip.label, clip.sha256)
     nothing = np.empty((0, *frame_shape(p)), np.uint8)
+    if (folder / clip.id).stat().st_size != clip.size:  # never left out: the id stands for the listed content
+        raise ClipError("changed since it was listed; run again to list it anew", clip.id)
     try:
-        if (folder / clip.id).stat().st_size != clip.size:
-            raise ClipError("changed since it was listed; run again to list it anew")
         reading = read_clips(folder / clip.id, p)
     except ShortVideoError as error:
         if p.short_video is ShortVideo.skip:
@@ -101,7 +102,7 @@ def _workers(p: Preprocess, read: Read) -> Iterator[Callable[[Sequence[Clip]], I
     jobs two workers are then 1.06x one, instead of 1.9x).
     """
     count = p.workers or len(os.sched_getaffinity(0))
-    if count == 1:
+    if count == 1 or not isinstance(read, partial):  # rows of arrays are only copied: sending them would cost more
         yield lambda clips: (read(clip) for clip in clips)
         return
     pool = ProcessPoolExecutor(count, get_context("fork"), _start_worker, (os.getpid(),))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from videolift.errors import DataError, StorageError
+from videolift.errors import ConfigError, DataError, StorageError
 from videolift.listing import (
     UCF_STEM,
     Entry,
@@ -54,6 +54,9 @@ def list_clips(data: Data) -> Listing:
         raise StorageError(
             f"{error.filename}: cannot be read ({error.strerror}). Check the disk and this user's permissions."
         ) from error
+    for label in listing.classes:
+        if label.splitlines() != [label]:
+            raise DataError(f"class {label!r}: a class name must be one line, as in classes.txt. Rename the class.")
     classes = _kept_classes(listing.classes, data)
     kept = set(classes)
     entries = sorted((entry for entry in listing.entries if entry.label in kept), key=lambda entry: entry.id)
@@ -62,7 +65,7 @@ def list_clips(data: Data) -> Listing:
 
 def _kept_classes(found: Sequence[str], data: Data) -> tuple[str, ...]:
     if data.nclass is not None and data.nclass > len(found):
-        raise DataError(
+        raise ConfigError(
             f"data.nclass={data.nclass}: the data has {len(found)} classes only ({some(found)}). Ask for fewer."
         )
     if len(found) < 2:

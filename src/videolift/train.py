@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,8 @@ def _fit(job: Job, network: keras.Model, progress: Progress, train: Samples, val
     batch = _fitting_batch(job, len(train))
     steps = train.steps(batch)
     watch = _Watch(job, steps)
+    if model.early_stopping is not None and not len(val):
+        events.message("model.early_stopping has no effect: there is no validation set", "warning")
     while progress.epoch < model.epoch and not _waited_enough(progress, model):
         job.stop.check()
         epoch = progress.epoch + 1
@@ -106,6 +109,8 @@ def _fit(job: Job, network: keras.Model, progress: Progress, train: Samples, val
         checkpoint.save(job.workspace.checkpoints, network, progress)
         events.metrics(metrics, step=epoch)
         events.progress(epoch * steps, model.epoch * steps, unit="batches")
+    if progress.epoch < model.epoch:
+        events.message(f"stopped early: no better validation loss since epoch {progress.best_epoch}")
 
 
 def dataset(samples: Samples, batch: int, order: npt.NDArray[np.int64] | None = None) -> tf.data.Dataset:
@@ -132,7 +137,7 @@ def _fitting_batch(job: Job, count: int) -> int:
 
 
 def _waited_enough(progress: Progress, model: Model) -> bool:
-    return model.early_stopping is not None and progress.epoch > 0 and progress.waited >= model.early_stopping
+    return model.early_stopping is not None and progress.best_epoch > 0 and progress.waited >= model.early_stopping
 
 
 def _refuse_divergence(loss: float, epoch: int, model: Model) -> None:
@@ -177,7 +182,13 @@ def _write_results(job: Job, network: keras.Model, progress: Progress) -> None:
     job.events.tag("epoch", f"{chosen} ({'lowest validation loss' if best else 'last'})")
     network.save(workspace.model / MODEL_FILE)
     (workspace.model / CLASSES_FILE).write_text("".join(f"{c}\n" for c in job.manifest.classes), encoding="utf-8")
-    settings = {"preprocess": to_plain(job.plan.preprocess), "versions": library_versions("train")}
+    settings = {
+        "preprocess": to_plain(job.plan.preprocess),
+        "builder": model.builder,
+        "versions": library_versions("train"),
+    }
+    if model.builder:  # its own layers are needed to load the model
+        shutil.copytree(workspace.channel("plan") / SOURCE_FOLDER, workspace.model / SOURCE_FOLDER, dirs_exist_ok=True)
     (workspace.model / SETTINGS_FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
     history = {"history": progress.history, "chosen_epoch": chosen, "chosen_by": "best" if best else "last"}
     (workspace.output / HISTORY_FILE).write_text(json.dumps(history, indent=1), encoding="utf-8")

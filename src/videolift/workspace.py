@@ -64,11 +64,6 @@ class Workspace:
     def events_file(self) -> Path:
         return self.output / f"events-{self.host}.jsonl"
 
-    @property
-    def is_first(self) -> bool:
-        """Whether this host is the one that writes what only one may write."""
-        return self.host == self.hosts[0]
-
     def channel(self, name: str) -> Path:
         """Return the folder of an input channel.
 

@@ -38,7 +38,7 @@ def test_one_class_only(tmp_path: Path, videos: Path, quick: list[str]) -> None:
 
 
 def test_more_classes_asked_for_than_there_are(tmp_path: Path, quick: list[str]) -> None:
-    assert "data.nclass" in refused(tmp_path, 3, *quick, "data.nclass=7")
+    assert "data.nclass" in refused(tmp_path, 2, *quick, "data.nclass=7")
 
 
 def test_outputs_that_is_a_file(tmp_path: Path, quick: list[str]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -28,13 +29,16 @@ def wait_for_parts(process: subprocess.Popen[str], cwd: Path, count: int) -> lis
 
 def test_1_2_and_7_hosts_give_byte_identical_arrays(tmp_path: Path, quick: list[str]) -> None:
     merged = []
+    # 3 clips a part, so that merging cuts across the hosts' parts.
+    size = ("preprocess.height=600", "preprocess.width=600", "preprocess.depth=8", "preprocess.color=true")
     for hosts in (1, 2, 7):
         cwd = tmp_path / str(hosts)
         cwd.mkdir()
-        runs.run(*quick, ONLY, f"backend.preprocess.instance_count={hosts}", cwd=cwd)
+        runs.run(*quick, *size, ONLY, f"backend.preprocess.instance_count={hosts}", cwd=cwd)
         record = runs.records(cwd)[0]
         assert len(list((Path(record["stages"][0]["folder"]) / "hosts").iterdir())) == hosts
         merged.append(runs.arrays(record))
+    assert len(merged[0]) == 8 + 1
     assert merged[0] == merged[1] == merged[2]
 
 
@@ -68,6 +72,27 @@ def test_killed_at_any_moment_and_run_again_it_continues_and_gives_the_same_byte
     assert runs.arrays(before) == runs.arrays(after[-1])
     assert len(after) == 1, "the run of the killed launcher was not reopened"
     assert after[0]["status"] == "FINISHED"
+
+
+def test_stopped_on_one_host_it_goes_on_with_three(tmp_path: Path, quick: list[str]) -> None:
+    process = runs.start(*quick, *SLOW, cwd=tmp_path)
+    wait_for_parts(process, tmp_path, 12)
+    process.kill()
+    runs.wait(process)
+    runs.run(*quick, *SLOW, "backend.preprocess.instance_count=3", cwd=tmp_path)
+    assert len(json.loads(runs.arrays(runs.records(tmp_path)[-1])["index.jsonl"].splitlines()[0])["asked"][0]) == 16
+
+
+def test_the_host_that_failed_is_told_and_not_that_the_others_were_stopped(
+    tmp_path: Path, quick: list[str], videos: Path
+) -> None:
+    root = tmp_path / "videos"
+    shutil.copytree(videos, root)
+    (root / "PanLeft" / "v_PanLeft_g01_c00.avi").write_text("this is no video")
+    settings = [*quick, ONLY, *SIZE, f"data.root={root}", "backend.preprocess.instance_count=2"]
+    failed = runs.run(*settings, cwd=tmp_path, code=3)
+    assert "preprocess on algo-1: ClipError: PanLeft/v_PanLeft_g01_c00.avi" in failed.err
+    assert runs.records(tmp_path)[0]["status"] == "FAILED"
 
 
 def test_a_killed_worker_is_a_clear_error_and_no_hang(tmp_path: Path, quick: list[str]) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests import runs
@@ -56,8 +57,9 @@ def test_3_epochs_kill_and_3_more_are_6_epochs(tmp_path: Path, quick: list[str])
     runs.run(*settings, cwd=straight)
     process = runs.start(*settings, cwd=killed)
     wait_for_epoch(process, killed, 3)
-    process.kill()
-    runs.wait(process)
+    (trainer,) = [p for p in psutil.Process(process.pid).children() if "videolift.entry" in p.cmdline()]
+    trainer.kill()
+    assert runs.wait(process).code == 5
     again = runs.run(*settings, cwd=killed)
     assert "goes on after epoch" in again.out
     assert runs.metrics(runs.records(straight)[0], "train") == runs.metrics(runs.records(killed)[-1], "train")
@@ -73,6 +75,8 @@ def test_ctrl_c_during_training_is_resumed_by_the_same_command(tmp_path: Path, q
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     run = f"run={runs.records(tmp_path)[0]['id']}"
+    ignored = runs.run("action=resume", run, "model.epoch=3", cwd=tmp_path, code=2)
+    assert "model.epoch: an existing run keeps its own settings" in ignored.err
     again = runs.run("action=resume", run, "tracking=none", f"outputs={tmp_path / 'outputs'}", cwd=elsewhere)
     assert "goes on after epoch" in again.out
     assert [r["status"] for r in runs.records(tmp_path)] == ["FINISHED"]
@@ -106,10 +110,16 @@ def test_a_users_model_trains_with_its_arguments(tmp_path: Path, quick: list[str
     source = """
         import keras
 
+        @keras.saving.register_keras_serializable("mine")
+        class Halve(keras.layers.Layer):
+            def call(self, x):
+                return x / 2
+
         def build(shape, classes, width):
             return keras.Sequential([
                 keras.Input(shape, dtype="uint8"),
                 keras.layers.Rescaling(1 / 255),
+                Halve(),
                 keras.layers.Flatten(),
                 keras.layers.Dense(width, activation="relu"),
                 keras.layers.Dense(classes, activation="softmax"),
@@ -118,7 +128,8 @@ def test_a_users_model_trains_with_its_arguments(tmp_path: Path, quick: list[str
     folder = tmp_path / "我的 model"
     folder.mkdir()
     (folder / "mine.py").write_text("\n".join(line[8:] for line in source.splitlines()))
-    settings = [*quick, TRAIN, "model.builder=我的 model/mine.py:build", "model.args.width=5", "model.batch=500"]
+    stages = "stages=[preprocess,train,evaluate]"
+    settings = [*quick, stages, "model.builder=我的 model/mine.py:build", "model.args.width=5", "model.batch=500"]
     ended = runs.run(*settings, cwd=tmp_path)
     assert "model.batch=500 is reduced to" in ended.out
     assert runs.metrics(runs.records(tmp_path)[0], "train")[("parameters", 0)] == (4 * 16 * 16 + 1) * 5 + 6 * 6

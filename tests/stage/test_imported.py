@@ -48,6 +48,15 @@ def test_existing_arrays_become_parts(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(imported(tmp_path), CLIPS)
 
 
+def test_a_value_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    x = CLIPS.astype(np.float32)
+    x[3, 0, 0, 0] = np.nan
+    np.savez(tmp_path / "my arrays.npz", X=x, Y=LABELS)
+    ended = imported(tmp_path, code=3)
+    assert isinstance(ended, runs.Ended)
+    assert "values from nan" in ended.err
+
+
 def test_values_that_are_no_pixels_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "my arrays.npz", X=CLIPS.astype(np.float32) * 2 - 100, Y=LABELS)
     ended = imported(tmp_path, code=3)

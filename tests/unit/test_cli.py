@@ -123,7 +123,7 @@ def test_an_expected_failure_is_one_line_with_its_own_exit_code_and_the_sweep_go
     make_videos(folder / "v (1)")
     done = run("-m", "action=plan", "data=folder", "data.root=nowhere,v (1)", "tags.a=b", folder=folder)
     assert done.returncode == 3
-    assert done.stderr.startswith("DataError: data.root=nowhere: ")
+    assert done.stderr.startswith(f"DataError: data.root={folder / 'nowhere'}: ")
     assert len(done.stderr.splitlines()) == 1
     assert "8 clips of 2 classes" in done.stdout
     # Paths are relative to where the command was typed, and Hydra scatters nothing there.

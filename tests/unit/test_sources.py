@@ -231,7 +231,7 @@ def test_nclass_keeps_the_first_of_the_sorted_classes(tmp_path):
     listing = list_clips(ucf(tmp_path, nclass=2))
     assert listing.classes == ("Bee", "Cow")
     assert {e.label for e in listing.entries} == {"Bee", "Cow"}
-    with pytest.raises(DataError, match=r"data\.nclass=5: the data has 4 classes only \(Bee, Cow, Zebra, apple\)"):
+    with pytest.raises(ConfigError, match=r"data\.nclass=5: the data has 4 classes only \(Bee, Cow, Zebra, apple\)"):
         list_clips(ucf(tmp_path, nclass=5))
 
 

@@ -25,14 +25,13 @@ def test_a_job_finds_from_its_configuration_files_what_the_launcher_laid_out(tmp
     assert (found.channel("arrays") / "clip").read_text() == "here"
     for name in ("kind", "host", "hosts", "model", "output", "checkpoints", "failure_file", "events_file"):
         assert getattr(found, name) == getattr(written, name), name
-    assert not found.is_first
 
 
 def test_sm_variables_are_believed_first(tmp_path: Path) -> None:
     written = laid_out(tmp_path, Kind.training, tmp_path)
     environ = {**written.variables(), "SM_CURRENT_HOST": "algo-1", "SM_CHANNEL_ARRAYS": str(tmp_path / "elsewhere")}
     found = find_workspace(environ, tmp_path)
-    assert found.is_first
+    assert found.host == "algo-1"
     assert found.channel("arrays") == tmp_path / "elsewhere"
 
 
