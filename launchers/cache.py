@@ -21,6 +21,7 @@ from pathlib import Path
 from videolift.workspace import Kind, Workspace
 
 FINISHED_FILE = "finished.json"
+PARTIAL_SUFFIX = ".partial"
 
 
 class StageFolder:
@@ -81,7 +82,7 @@ class Cache:
 
     def partial(self, stage_id: str) -> Path:
         """Return the folder that a stage is computed in; what an earlier try left there is kept."""
-        folder = self.folder / f"{stage_id}.partial"
+        folder = self.folder / f"{stage_id}{PARTIAL_SUFFIX}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

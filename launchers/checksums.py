@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from videolift.errors import StorageError
 from videolift.manifest import sha256_file
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS checksum (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)"
@@ -38,11 +39,20 @@ class Checksums:
 
 @contextmanager
 def open_checksums(file: Path) -> Iterator[Checksums]:
-    """Open the memory kept in ``file``; what was computed is kept even if the block is left by an error."""
+    """Open the memory kept in ``file``; what was computed is kept even if the block is left by an error.
+
+    Raises:
+        StorageError: if it cannot be read or written.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(file, timeout=BUSY_TIMEOUT_S)) as database:
-        database.execute(SCHEMA)
-        try:
+    try:
+        # Every checksum is committed by itself, so that a long first pass does not lock another process out.
+        with closing(sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as database:
+            database.execute("PRAGMA synchronous = OFF")  # what a crash loses is only computed again
+            database.execute(SCHEMA)
             yield Checksums(database)
-        finally:
-            database.commit()
+    except sqlite3.Error as error:
+        raise StorageError(
+            f"{file}: {error}; this file only remembers checksums: delete it if it is damaged, free some space or "
+            "choose another outputs= if it cannot be written"
+        ) from error

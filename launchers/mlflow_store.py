@@ -19,7 +19,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from launchers import mlflow_model, provenance
-from launchers.cache import event_files
+from launchers.cache import PARTIAL_SUFFIX, event_files
 from launchers.records import RunFolder, RunRecord, StageRecord, Status
 from launchers.redaction import redacted, redacted_text
 from videolift.errors import VideoliftError
@@ -230,8 +230,11 @@ class Recording:
 
 
 def files_of(stage: StageRecord) -> list[tuple[Path, Path]]:
-    """Return the stage's event files with their output folders, of one that did not finish too."""
-    return event_files(Path(stage.folder)) or event_files(Path(f"{stage.folder}.partial"))
+    """Return the stage's event files with their output folders, wherever the stage is by now.
+
+    A stage that this run left unfinished is renamed when another run finishes it.
+    """
+    return event_files(Path(stage.folder)) or event_files(Path(stage.folder.removesuffix(PARTIAL_SUFFIX)))
 
 
 def events_of(stage: StageRecord) -> list[tuple[Event, Path]]:

@@ -125,6 +125,7 @@ class MlflowTracker:
         self.problem = (
             f"tracking: {brief(error)}. The experiment goes on without MLflow; record it later with: "
             f"python run.py action=sync run={self._folder.path.name}"
+            + (f" tracking.uri={redacted_text(self._tracking.uri)}" if self._tracking.uri else "")
         )
         log.warning(self.problem)
 
@@ -198,8 +199,23 @@ def close_dead(outputs: Path, tracking: Tracking) -> list[str]:
             if mine and _close(folder):
                 closed.append(file.parent.name)
     if closed and tracking.enabled:
-        _sync_all([RunFolder(outputs / "runs" / name) for name in closed], tracking, outputs)
+        folders = [RunFolder(outputs / "runs" / name) for name in closed]
+        _sync_all([folder for folder in folders if _belongs_here(folder.load(), tracking, outputs)], tracking, outputs)
     return closed
+
+
+def _belongs_here(record: RunRecord, tracking: Tracking, outputs: Path) -> bool:
+    """Tell whether a run was recorded where runs are recorded now; one that was recorded elsewhere is told about."""
+    if not record.config.get("tracking", {}).get("enabled", True):
+        return False
+    here = redacted_text(store.tracking_uri(tracking, outputs))
+    if record.mlflow_uri in (None, here):
+        return True
+    log.warning(
+        f"tracking: run {record.id} died while recorded in {record.mlflow_uri}, not where runs are recorded now; "
+        f"close it there: python run.py action=sync run={record.id} tracking.uri={record.mlflow_uri}"
+    )
+    return False
 
 
 def _close(folder: RunFolder) -> bool:
@@ -242,7 +258,7 @@ def open_parent(name: str, tracking: Tracking, outputs: Path, tags: dict[str, st
         source = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
         everything = {**source, **provenance.git_tags(provenance.REPOSITORY), **provenance.machine_tags(), **tags}
         written = {store.name_of(k): store.cut(redacted_text(v), store.MAX_TAG) for k, v in everything.items()}
-        return str(client.create_run(experiment, int(time.time() * 1000), written, name).info.run_id)
+        return str(client.create_run(experiment, int(time.time() * 1000), written, redacted_text(name)).info.run_id)
     except Exception as error:
         log.warning(f"tracking: {brief(error)}. The sweep goes on, its runs will have no parent in MLflow")
         return None

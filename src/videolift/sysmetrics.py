@@ -54,14 +54,17 @@ def read_machine() -> dict[str, float]:
         "system_memory_usage_percentage": memory.percent,
     }
     for number, line in enumerate(_gpu_lines()):
-        used, megabytes = (float(cell) for cell in line.split(","))
-        values[f"gpu_{number}_utilization_percentage"] = used
-        values[f"gpu_{number}_memory_usage_megabytes"] = megabytes
+        for key, cell in zip(("utilization_percentage", "memory_usage_megabytes"), line.split(","), strict=False):
+            if cell.strip().isdigit():  # "[N/A]" on a partitioned GPU
+                values[f"gpu_{number}_{key}"] = float(cell)
     return values
 
 
 def _gpu_lines() -> list[str]:
     if shutil.which(GPU_QUERY[0]) is None:
         return []
-    answer = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=10, check=False)
+    try:
+        answer = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=10, check=False)
+    except subprocess.TimeoutExpired:  # a busy driver: this sample goes without
+        return []
     return answer.stdout.splitlines() if answer.returncode == 0 else []

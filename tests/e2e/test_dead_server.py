@@ -13,7 +13,7 @@ def test_a_dead_server_does_not_stop_the_experiment_and_sync_records_it_later(tm
     (record,) = runs.records(tmp_path)
     assert record["status"] == "FINISHED"
     assert not record["synced"]
-    assert f"python run.py action=sync run={record['id']}" in ended.out
+    assert f"python run.py action=sync run={record['id']} 'tracking.uri=http://***@127.0.0.1:9'" in ended.out
     assert "secret" not in ended.text
     assert not [f for f in (tmp_path / "outputs").rglob("*.json*") if "secret" in f.read_text()]
 

@@ -393,8 +393,9 @@ def test_an_unfinished_stage_is_synced_up_to_the_end_of_its_run(outputs: Path) -
     run.epochs(1, 2)
     run.end(Status.FAILED)
     time.sleep(0.01)
-    run.epochs(3)  # of another run, that went on from there
-    Path(run.stage.folder).rename(f"{run.stage.folder}.partial")
+    run.epochs(3)  # of another run, that went on from there and finished the stage
+    run.record.stages[0].folder += ".partial"
+    run.folder.save(run.record)
     tracking.sync(run.folder, Tracking(), outputs)
     assert values(run, "loss") == [(1, 1.0), (2, 0.5)]
 
@@ -579,3 +580,29 @@ def test_two_processes_may_make_the_database_at_once(tmp_path: Path) -> None:
     ends = [(p.communicate(timeout=60)[1], p.returncode) for p in both]
     assert [code for _, code in ends] == [0, 0], ends
     assert ends[0][0] == b"", "MLflow is quiet"
+
+
+def test_a_dead_run_that_was_not_tracked_stays_untracked(outputs: Path) -> None:
+    run = new_run(outputs, config={**CONFIG, "tracking": {"enabled": False}})
+    assert tracking.close_dead(outputs, Tracking()) == [run.record.id]
+    assert run.folder.load().status is Status.KILLED
+    assert runs_of(run) == []
+
+
+def test_a_dead_run_of_another_server_is_told_about_and_not_recorded_here(
+    outputs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = new_run(outputs)
+    run.record.mlflow_uri = "http://elsewhere:5000"
+    run.folder.save(run.record)
+    with caplog.at_level(logging.WARNING):
+        assert tracking.close_dead(outputs, Tracking()) == [run.record.id]
+    assert "tracking.uri=http://elsewhere:5000" in caplog.text
+    assert runs_of(run) == []
+
+
+def test_a_sweeps_name_does_not_show_credentials(outputs: Path) -> None:
+    parent = tracking.open_parent("seed=0,1 tracking.uri=http://me:secret@host", Tracking(), outputs, {})
+    assert parent is not None
+    client = MlflowClient(tracking_uri=tracking_uri(Tracking(), outputs))
+    assert client.get_run(parent).info.run_name == "seed=0,1 tracking.uri=http://***@host"

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from launchers.checksums import open_checksums
+from videolift.errors import StorageError
+
+
+def test_a_checksum_is_computed_again_only_for_a_changed_file(tmp_path: Path) -> None:
+    video = tmp_path / "a 视频.avi"
+    video.write_bytes(b"first")
+    with open_checksums(tmp_path / "sums.db") as checksums:
+        assert checksums.of(video) == hashlib.sha256(b"first").hexdigest()
+    with sqlite3.connect(tmp_path / "sums.db") as database:
+        database.execute("UPDATE checksum SET sha256 = 'remembered'")
+    with open_checksums(tmp_path / "sums.db") as checksums:
+        assert checksums.of(video) == "remembered"
+        video.write_bytes(b"second")
+        assert checksums.of(video) == hashlib.sha256(b"second").hexdigest()
+
+
+def test_a_damaged_memory_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "sums.db").write_bytes(b"this is no database, and long enough to be looked at" * 20)
+    with (
+        pytest.raises(StorageError, match=r"sums\.db: .*delete it if it is damaged"),
+        open_checksums(tmp_path / "sums.db"),
+    ):
+        pass
+
+
+def test_two_processes_remember_at_the_same_time(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    with open_checksums(tmp_path / "sums.db") as first, open_checksums(tmp_path / "sums.db") as second:
+        assert first.of(tmp_path / "a") != second.of(tmp_path / "b")
+        assert first.of(tmp_path / "b") == second.of(tmp_path / "b")
