@@ -136,8 +136,10 @@ def test_a_users_model_trains_with_its_arguments(tmp_path: Path, quick: list[str
 
 
 def test_two_processes_at_once_do_the_work_once(tmp_path: Path, quick: list[str]) -> None:
-    processes = [runs.start(*quick, PREPROCESS, f"name=twin{n}", cwd=tmp_path) for n in range(2)]
+    long = ("preprocess.height=1200", "preprocess.width=1600", "preprocess.workers=1")
+    processes = [runs.start(*quick, *long, PREPROCESS, f"name=twin{n}", cwd=tmp_path) for n in range(2)]
     ended = [runs.wait(process) for process in processes]
     assert [e.code for e in ended] == [0, 0], ended[0].text + ended[1].text
     cached = sorted(runs.stage(record, "preprocess")["cached"] for record in runs.records(tmp_path))
     assert cached == [False, True]
+    assert sum("another process computes it; waiting" in e.out for e in ended) == 1
