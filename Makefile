@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 # uv installs the lock file in seconds; it is fetched by pip into a folder of its own where the machine has none.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-.PHONY: help setup run test ui lint format bench lock clean
+.PHONY: help setup run test test-containers ui lint format bench lock clean
 help:
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(VENV)/.ready ## install what the lock file names into .venv
 $(VENV)/.ready: requirements.lock
@@ -35,10 +35,14 @@ format: setup
 
 # Tiers, cheapest first, each with its budget in seconds.
 test: setup ## all tests
-	$(BIN)/pytest tests/unit --session-timeout=120
-	$(BIN)/pytest tests/stage --session-timeout=600
-	$(BIN)/pytest tests/contract --session-timeout=600
-	$(BIN)/pytest tests/e2e --session-timeout=1200
+	$(BIN)/pytest tests/unit --session-timeout=300
+	$(BIN)/pytest tests/stage --session-timeout=900
+	$(BIN)/pytest tests/contract --session-timeout=900
+	$(BIN)/pytest tests/e2e --timeout=1200 --session-timeout=2700
+	$(MAKE) test-containers
+
+test-containers: setup ## the suite against real containers
+	$(BIN)/pytest tests/contract tests/docker --backend sagemaker-local --timeout=600 --session-timeout=1800
 
 bench: setup ## decoding, side by side with the alternatives
 	PYTHONPATH=src $(BIN)/python -m benchmarks.decode

@@ -41,8 +41,11 @@ class StageFolder:
 
     @property
     def shares(self) -> Path:
-        """Folder of the input that each host is dealt, as links."""
+        """Folder of the input that each host is dealt."""
         return self.path / "shares"
+
+    def share(self, channel: str, host: str) -> Path:
+        return self.shares / host / channel
 
     def workspace(self, host: str, hosts: tuple[str, ...] = (), channels: dict[str, Path] | None = None) -> Workspace:
         return Workspace(self.kind, self.path / "hosts" / host, host, hosts or (host,), channels or {})
@@ -95,11 +98,14 @@ class Cache:
         partial.replace(final)
         return final
 
+    def lock_file(self, stage_id: str) -> Path:
+        return self.folder / f"{stage_id}.lock"
+
     @contextmanager
     def lock(self, stage_id: str, on_wait: Callable[[], None]) -> Iterator[None]:
         """Keep two processes from computing the same stage at the same time; the second waits."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{stage_id}.lock").open("w") as lock:
+        with self.lock_file(stage_id).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

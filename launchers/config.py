@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videolift import settings
@@ -33,13 +35,42 @@ class Action(str, Enum):
     plan = "plan"  # say what would run
     resume = "resume"  # go on with an unfinished run
     sync = "sync"  # record in MLflow what could not be recorded
+    build = "build"  # build the images of a backend that runs containers
+
+
+class Mode(str, Enum):
+    """What a container brings."""
+
+    byoc = "byoc"  # bring your own container: libraries and our source
+    byos = "byos"  # bring your own script: libraries only; our source is shipped to it
+
+
+class Parity(str, Enum):
+    """What to do when libraries in an image are not those here."""
+
+    warn = "warn"
+    strict = "strict"  # refuse
 
 
 @dataclass
 class Resources:
-    """What a stage's job is given."""
+    """What a stage's job is given. All but ``instance_count`` is for backends that run containers."""
 
     instance_count: int = 1
+    mode: Mode = Mode.byoc
+    image: str | None = None  # null: built from launchers/images
+    base_image: str = "python:3.11-slim"  # of the one that is built: has Python, maybe TensorFlow
+    memory: str | None = None  # limit of one container: 512m, 8g; null: what the machine has
+    cpus: float | None = None  # limit of one container, in cores
+
+
+@dataclass
+class Build:
+    """Where images get their libraries from."""
+
+    pip_index_url: str | None = None  # a mirror of the package index
+    pip_trusted_host: str | None = None  # host of a mirror without a certificate
+    wheels: str | None = None  # folder of wheels to install from, with no network at all
 
 
 @dataclass
@@ -47,8 +78,12 @@ class Backend:
     """Where the stages run."""
 
     name: str = "local"  # local | sagemaker-local | sagemaker-remote
-    preprocess: Resources = field(default_factory=Resources)
-    train: Resources = field(default_factory=Resources)
+    preprocess: Resources = field(default_factory=Resources)  # of the preprocess stage
+    train: Resources = field(default_factory=Resources)  # of train, evaluate and visualize
+    gpus: str | None = None  # of this machine, for training in containers: all, or a number
+    network_isolation: bool = True  # containers reach nothing, and at most each other
+    parity: Parity = Parity.warn
+    build: Build = field(default_factory=Build)
     grace_s: float = 120  # from SIGTERM to SIGKILL, as on SageMaker
 
 
@@ -126,6 +161,8 @@ def _own_problems(config: Config) -> Iterator[str]:
 
 
 def _action_problems(config: Config) -> Iterator[str]:
+    if config.action is Action.build and config.backend.name == "local":
+        yield "action: there are no images to build with backend=local; say backend=sagemaker-local"
     if config.action in (Action.resume, Action.sync):
         if config.run is None:
             yield f"run: action={config.action.value} needs the id of a run; say run=ID"
@@ -151,11 +188,47 @@ def _stage_problems(stages: list[str]) -> Iterator[str]:
 def _backend_problems(backend: Backend) -> Iterator[str]:
     if backend.name not in BACKENDS:
         yield f"backend.name: there is no backend {backend.name!r}, there are {', '.join(BACKENDS)}"
+    if backend.grace_s < 0:
+        yield f"backend.grace_s: must be at least 0 seconds, got {backend.grace_s}"
     for name, resources in (("preprocess", backend.preprocess), ("train", backend.train)):
         if resources.instance_count < 1:
             yield f"backend.{name}.instance_count: must be at least 1, got {resources.instance_count}"
-    if backend.grace_s < 0:
-        yield f"backend.grace_s: must be at least 0 seconds, got {backend.grace_s}"
+    if backend.name == "local":
+        yield from _container_settings(backend)
+    else:
+        yield from _container_problems(backend)
+
+
+def _container_settings(backend: Backend) -> Iterator[str]:
+    """Name what would silently do nothing where there are no containers."""
+    plain = Backend()
+    groups: list[tuple[str, object, object]] = [
+        ("backend", replace(backend, preprocess=plain.preprocess, train=plain.train, build=plain.build), plain),
+        ("backend.preprocess", backend.preprocess, plain.preprocess),
+        ("backend.train", backend.train, plain.train),
+        ("backend.build", backend.build, plain.build),
+    ]
+    for prefix, given, default in groups:
+        for key, value in vars(given).items():
+            if key not in ("name", "grace_s", "instance_count") and value != getattr(default, key):
+                yield f"{prefix}.{key}: is for containers, of which backend=local has none; say backend=sagemaker-local"
+
+
+def _container_problems(backend: Backend) -> Iterator[str]:
+    for name, resources in (("preprocess", backend.preprocess), ("train", backend.train)):
+        if resources.memory is not None and not re.fullmatch(r"[1-9]\d*[bkmgBKMG]?", resources.memory):
+            yield f"backend.{name}.memory: must be a size like 512m or 8g, got {resources.memory}"
+        if resources.cpus is not None and resources.cpus <= 0:
+            yield f"backend.{name}.cpus: must be above 0 cores, got {resources.cpus}"
+        for key in ("image", "base_image"):
+            reference = getattr(resources, key)
+            if reference is not None and not re.fullmatch(r"[\w][\w.:/@-]*", reference, re.ASCII):
+                yield f"backend.{name}.{key}: is no image's name: {reference!r}; say NAME:TAG"
+    if backend.gpus is not None and backend.gpus != "all" and not backend.gpus.isdecimal():
+        yield f"backend.gpus: must be all or a number, got {backend.gpus!r}"
+    wheels = backend.build.wheels
+    if wheels is not None and not Path(wheels).expanduser().is_dir():
+        yield f"backend.build.wheels: no folder {wheels}; say where the wheels are"
 
 
 def _tracking_problems(tracking: Tracking) -> Iterator[str]:

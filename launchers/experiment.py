@@ -17,15 +17,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from launchers import report
+from launchers import commands, report
 from launchers.base import Stage
 from launchers.cache import event_files
 from launchers.config import Action, Config
 from launchers.display import StageDisplay
 from launchers.follow import follow
 from launchers.outputs import Outputs
-from launchers.planning import KINDS, NEEDS, PlannedStage, finished_stages, prepare_stage
-from launchers.preparing import Prepared, prepare
+from launchers.parity import PARITY_FILE, differences, parity_table, to_csv
+from launchers.planning import KINDS, NEEDS, PlannedStage, finished_stages, planned_names, prepare_stage
+from launchers.preparing import Prepared, find_backend, make_ready, prepare
 from launchers.records import RunFolder, RunRecord, StageRecord, Status
 from launchers.redaction import redacted, redacted_text
 from videolift import events
@@ -73,9 +74,11 @@ def _run(config: Config, parent: str | None, label: str | None) -> int:
     outputs = Outputs(Path(config.outputs).expanduser().resolve())
     if config.action is Action.sync:
         return _sync(console, outputs, config)
+    if config.action is Action.build:
+        return _build(console, outputs, config)
     if config.run is not None:
         config = _again(config, outputs)
-    prepared = prepare(config, outputs, lambda text: console.print(text, soft_wrap=True))
+    prepared = prepare(config, outputs, console)
     for note in prepared.manifest.notes:
         console.print(f"note: {note}", style="yellow", soft_wrap=True)
     if config.action is Action.plan:
@@ -83,6 +86,7 @@ def _run(config: Config, parent: str | None, label: str | None) -> int:
         return 0
     _refuse_missing_inputs(prepared, outputs)
     with _terminate_as_interrupt():
+        prepared = make_ready(prepared, outputs, console)
         return _Run(console, outputs, prepared, parent, label).execute()
 
 
@@ -92,6 +96,17 @@ def _sync(console: Console, outputs: Outputs, config: Config) -> int:
     folder = outputs.run(str(config.run))
     tracking.sync(folder, config.tracking, outputs.root)
     console.print(f"run {config.run} is recorded in {folder.load().mlflow_uri}", soft_wrap=True)
+    return 0
+
+
+def _build(console: Console, outputs: Outputs, config: Config) -> int:
+    """Make the images of all stages asked for, and say what is in them."""
+    backend = find_backend(config, outputs)
+    stages = planned_names(config.stages)
+    with _terminate_as_interrupt():
+        backend.settle(stages, console)
+        backend.make_ready(stages, console)
+    report.print_parity(console, parity_table(backend.environments(stages)))
     return 0
 
 
@@ -166,6 +181,7 @@ class _Run:
         try:
             folder.save(record)
             (folder.path / "plan.json").write_text(_plan_text(self._prepared), encoding="utf-8")
+            self._tell_parity(folder)
             tracker.start(record)
             for name in (n for n in self._prepared.planned if n in self._config.stages):
                 self._stage(self._prepared.planned[name], record, folder, tracker)
@@ -186,6 +202,17 @@ class _Run:
             finally:  # a full disk must not leave the run open on a server
                 tracker.finish(record)
             folder.save(record)
+
+    def _tell_parity(self, folder: RunFolder) -> None:
+        table = self._prepared.parity
+        if table is None:
+            return
+        (folder.path / PARITY_FILE).write_text(to_csv(table), encoding="utf-8")
+        if differences(table):
+            self._console.print("libraries differ, so results may:", style="yellow")
+            report.print_parity(self._console, table)
+        else:
+            self._console.print("libraries in the images are those here")
 
     def _opened_record(self) -> RunRecord:
         """Return the record of the run to go on with, else a new one."""
@@ -248,14 +275,21 @@ class _Run:
 
         with StageDisplay(self._console, planned.name) as display:
             job = self._prepared.backend.submit(submitted)
-            follow(job, submitted, display, folder.path / f"{planned.name}.log", on_event, self._config.backend.grace_s)
+            try:
+                follow(
+                    *(job, submitted, display, folder.path / f"{planned.name}.log", on_event),
+                    grace_s=self._config.backend.grace_s,
+                    alone=commands.alone(self._config, submitted),
+                )
+            finally:
+                job.close()
             if planned.name == "preprocess":
                 self._merge(submitted)
             display.ended("done")
 
     def _merge(self, stage: Stage) -> None:
         manifest, p = self._prepared.manifest, self._config.preprocess
-        workspaces = [stage.folder.workspace(host) for host in stage.hosts]
+        workspaces = [stage.workspace(host, {}) for host in stage.hosts]
         parts = [workspace.parts for workspace in workspaces]
         entries = merge(parts, [clip.id for clip in manifest.clips], p, stage.folder.arrays)
         refuse_too_many_bad(entries, len(manifest.clips), p)

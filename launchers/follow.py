@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from launchers.base import HostEnd, Job, Stage
@@ -16,6 +16,7 @@ from videolift.errors import StageError, Stopped, VideoliftError
 from videolift.events import Event
 
 TAIL_LINES = 30
+SHOWN_CLIPS = 4  # as many as a few workers decode at a time
 OWN_EXIT_CODES = {
     kind.exit_code
     for kind in vars(errors).values()
@@ -24,17 +25,27 @@ OWN_EXIT_CODES = {
 
 
 def follow(
-    job: Job, stage: Stage, display: StageDisplay, log_file: Path, on_event: Callable[[Event], None], grace_s: float
+    job: Job,
+    stage: Stage,
+    display: StageDisplay,
+    log_file: Path,
+    on_event: Callable[[Event], None],
+    *,
+    grace_s: float,
+    alone: str,
 ) -> None:
     """Follow a stage to its end.
 
     Ctrl-C asks the stage to stop, which keeps what is finished; a second one kills it.
 
+    Args:
+        alone: command that runs the stage once more, to tell where it failed.
+
     Raises:
         StageError: if a host failed; the message says which one first, why, and what it printed last.
         Stopped: if the stage was asked to stop.
     """
-    tail: dict[str, deque[str]] = {host: deque(maxlen=TAIL_LINES) for host in stage.hosts}
+    said = {host: _Said() for host in stage.hosts}
     interrupts = 0
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("a", encoding="utf-8") as log:
@@ -44,9 +55,11 @@ def follow(
                 for host, line in lines:
                     event = events.parse(line)
                     if event is None:
-                        tail[host].append(line)
+                        said[host].tail.append(line)
                         log.write(f"{host}: {line}\n")
                         log.flush()
+                    elif event["type"] == "clip":
+                        said[host].clips.append(str(event["clip"]))
                     else:
                         display.event(event)
                         on_event(event)
@@ -64,24 +77,34 @@ def follow(
     if interrupts or (not failed and any(end.exit_code for end in ends)):
         raise Stopped(f"{stage.plan.stage} was stopped; the same command goes on from there")
     if failed:
-        raise failure(stage, failed[0], list(tail[failed[0].host]), log_file)
+        raise failure(stage, failed[0], said[failed[0].host], log_file, alone)
 
 
-def failure(stage: Stage, end: HostEnd, tail: list[str], log_file: Path) -> StageError:
+@dataclass
+class _Said:
+    """What one host told last."""
+
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    clips: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN_CLIPS))  # begun last
+
+
+def failure(stage: Stage, end: HostEnd, said: _Said, log_file: Path, alone: str) -> StageError:
     """Return what to tell about a failed host: its own clear error, or all that helps to find a defect."""
     where = stage.plan.stage + (f" on {end.host}" if len(stage.hosts) > 1 else "")
     if end.exit_code in OWN_EXIT_CODES and end.failure:
-        error = StageError(f"{where}: {end.failure}")
+        error = StageError("\n".join([f"{where}: {end.failure}", *([end.remark] if end.remark else [])]))
         error.exit_code = end.exit_code
         return error
+    lines = [f"{where} {_reason(end)}", *([end.remark] if end.remark else [])]
+    if said.clips:
+        lines.append(f"the clips begun last: {', '.join(said.clips)}")
+    lines += [f"its last lines (all of them: {log_file}):", *(f"  {line}" for line in said.tail)]
+    return StageError("\n".join([*lines, f"the same here: {alone}"]))
+
+
+def _reason(end: HostEnd) -> str:
     if end.exit_code == -signal.SIGKILL:
-        reason = "was killed (signal 9), most often because memory ran out"
-    elif end.exit_code < 0:
-        reason = f"was killed by signal {-end.exit_code} ({signal.strsignal(-end.exit_code)})"
-    else:
-        reason = f"failed with exit code {end.exit_code}: {end.failure or 'no reason given'}"
-    printed = "\n".join(f"  {line}" for line in tail)
-    again = shlex.join(["python", "-m", "videolift.entry", "--root", str(stage.folder.workspace(end.host).root)])
-    return StageError(
-        f"{where} {reason}\nits last lines (all of them: {log_file}):\n{printed}\nalone: PYTHONPATH=src {again}"
-    )
+        return "was killed (signal 9, exit code 137), most often because memory ran out"
+    if end.exit_code < 0:
+        return f"was killed by signal {-end.exit_code} ({signal.strsignal(-end.exit_code)})"
+    return f"failed with exit code {end.exit_code}: {end.failure or 'no reason given'}"

@@ -12,6 +12,7 @@ ACTIONS = {
     Action.plan: "say what would run, and what is there already; runs nothing",
     Action.resume: "go on with an unfinished run: action=resume run=ID",
     Action.sync: "record in MLflow what could not be recorded: action=sync run=ID",
+    Action.build: "build the images of backend=sagemaker-local",
 }
 # The settings used most, each with an override that can be typed as it stands.
 SETTINGS = {

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from launchers import mlflow_model, provenance
 from launchers.cache import PARTIAL_SUFFIX, event_files
+from launchers.parity import PARITY_FILE
 from launchers.records import RunFolder, RunRecord, StageRecord, Status
 from launchers.redaction import redacted, redacted_text
 from videolift.errors import VideoliftError
@@ -42,7 +43,7 @@ MAX_KEY = 250  # characters
 MAX_DIGEST = 36  # characters, of a data set
 
 RUN_TAG = "videolift.run"
-COPIED = ("plan.json", provenance.DIFF_FILE)  # from the run's folder, as they are
+COPIED = ("plan.json", provenance.DIFF_FILE, PARITY_FILE)  # from the run's folder, as they are
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

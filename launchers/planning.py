@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from launchers.base import Stage
+from launchers import shares
+from launchers.base import Dealt, Stage
 from launchers.cache import Cache, StageFolder
 from launchers.config import Config
 from videolift.errors import ConfigError
 from videolift.listing import root_of
 from videolift.manifest import Manifest
 from videolift.plan import MANIFEST_FILE, SOURCE_FOLDER, Plan, digest_of, to_plain
-from videolift.provenance import library_versions, source_digest
+from videolift.provenance import source_digest
 from videolift.settings import Data, Model, Precision, Preprocess, Source, resolved_sampling
 from videolift.workspace import Kind
 
@@ -48,20 +50,22 @@ class PlannedStage:
     builder: dict[str, bytes] = field(default_factory=dict)  # a user's own source: relative path -> content
 
 
-def plan_stages(config: Config, manifest: Manifest, precision: Precision) -> dict[str, PlannedStage]:
+def plan_stages(
+    config: Config, manifest: Manifest, precision: Precision, libraries: Callable[[str], dict[str, str]]
+) -> dict[str, PlannedStage]:
     """Return every stage up to the last one asked for, in order; inputs of a stage come before it.
 
     Args:
         precision: what ``auto`` is on the backend.
+        libraries: returns the versions that a stage runs with on the backend.
     """
     model = config.model if config.model.precision is not Precision.auto else replace(config.model, precision=precision)
     builder = builder_source(model)
     ids: dict[str, str] = {}
     planned = {}
-    for name in KINDS:
-        if not any(name == s or name in NEEDS[s] for s in config.stages):
-            continue
-        ids[name] = stage_id(name, _determinants(name, config, model, manifest, ids, builder))
+    for name in planned_names(config.stages):
+        shared = {"source": source_digest(name), "libraries": libraries(name)}
+        ids[name] = stage_id(name, {**shared, **_determinants(name, config, model, manifest, ids, builder)})
         plan = Plan(
             stage=name,
             id=ids[name],
@@ -78,6 +82,11 @@ def plan_stages(config: Config, manifest: Manifest, precision: Precision) -> dic
     return planned
 
 
+def planned_names(stages: Sequence[str]) -> list[str]:
+    """Return the stages asked for and those that they need, in order."""
+    return [name for name in KINDS if any(name == s or name in NEEDS[s] for s in stages)]
+
+
 def stage_id(name: str, determinants: dict[str, Any]) -> str:
     return f"{name}-{digest_of(determinants)[:ID_LENGTH]}"
 
@@ -85,18 +94,16 @@ def stage_id(name: str, determinants: dict[str, Any]) -> str:
 def _determinants(
     name: str, config: Config, model: Model, manifest: Manifest, ids: dict[str, str], builder: dict[str, bytes]
 ) -> dict[str, Any]:
-    shared = {"source": source_digest(name), "libraries": library_versions(name)}
     if name == "preprocess":
         return {
-            **shared,
             "settings": preprocess_determinants(config.data, config.preprocess),
             "data": manifest.data_digest,
         }
     inputs = {stage: ids[stage] for stage in NEEDS[name]}
     if name == "train":
         settings = {**to_plain(model), "builder": _builder_determinants(model, builder)}
-        return {**shared, "inputs": inputs, "settings": settings, "seed": config.seed, "manifest": manifest.digest}
-    return {**shared, "inputs": inputs}
+        return {"inputs": inputs, "settings": settings, "seed": config.seed, "manifest": manifest.digest}
+    return {"inputs": inputs}
 
 
 def _builder_determinants(model: Model, builder: dict[str, bytes]) -> list[object] | None:
@@ -167,10 +174,11 @@ def prepare_stage(
     for left in (folder / "hosts").glob("*"):  # of an earlier try on more hosts
         if left.name not in planned.hosts:
             shutil.rmtree(left)
+    shutil.rmtree(stage_folder.shares, ignore_errors=True)  # of an earlier try
     channels = {"plan": stage_folder.plan, **input_channels(planned.name, inputs)}
     stage = Stage(planned.plan, KINDS[planned.name], stage_folder, planned.hosts, channels)
     if planned.name == "preprocess":
-        stage.shares["videos"] = _deal(stage, manifest, config.data)
+        stage.dealt["videos"] = _deal(planned.hosts, manifest, config.data)
     return stage
 
 
@@ -187,25 +195,12 @@ def input_channels(name: str, inputs: dict[str, Path]) -> dict[str, Path]:
     return channels
 
 
-def _deal(stage: Stage, manifest: Manifest, data: Data) -> dict[str, Path]:
-    """Give each host a folder that holds its share of the input, as links."""
-    from videolift.parts import host_of  # numpy, which a plan does not need
-
-    if data.source is not Source.npz and len(stage.hosts) == 1:
-        return {stage.hosts[0]: root_of(data)}
-    shutil.rmtree(stage.folder.shares, ignore_errors=True)
-    shares = {host: stage.folder.shares / host for host in stage.hosts}
-    for share in shares.values():
-        share.mkdir(parents=True)
+def _deal(hosts: tuple[str, ...], manifest: Manifest, data: Data) -> dict[str, Dealt]:
+    """Give each host its share of the input."""
     if data.source is Source.npz:
         file = Path(str(data.npz)).resolve()
-        (shares[stage.hosts[0]] / file.name).symlink_to(file)
-        return shares
-    for number, clip in enumerate(manifest.clips):
-        link = shares[stage.hosts[host_of(number, len(stage.hosts))]] / clip.id
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to((root_of(data) / clip.id).resolve())
-    return shares
+        return {hosts[0]: Dealt(file.parent, (file.name,), whole=False)}
+    return shares.deal(root_of(data), [clip.id for clip in manifest.clips], hosts)
 
 
 def finished_stages(planned: dict[str, PlannedStage], cache: Cache) -> dict[str, str]:

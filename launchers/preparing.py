@@ -9,20 +9,30 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from launchers import config as settings
 from launchers.base import Backend
+from launchers.cache import Cache
 from launchers.checksums import open_checksums
-from launchers.config import Config
+from launchers.config import Config, Parity
+from launchers.containers import ContainerBackend
 from launchers.local import SOURCE, LocalBackend
 from launchers.outputs import Outputs
-from launchers.planning import PlannedStage, plan_stages
+from launchers.parity import Table, differences, parity_table
+from launchers.planning import PlannedStage, finished_stages, plan_stages, planned_names
 from videolift.errors import ConfigError, DataError, StageError
 from videolift.manifest import Manifest, make_manifest
 from videolift.settings import CHANNELS, Data, Model, Precision, Preprocess, Source, problems
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 TELL_INTERVAL_S = 5.0
-BACKENDS: dict[str, Callable[[], Backend]] = {"local": LocalBackend}
+BACKENDS: dict[str, Callable[[settings.Backend, Cache], Backend]] = {
+    "local": LocalBackend,
+    "sagemaker-local": ContainerBackend,
+}
 
 
 @dataclass
@@ -33,16 +43,21 @@ class Prepared:
     backend: Backend
     manifest: Manifest
     planned: dict[str, PlannedStage]
+    parity: Table | None = None  # versions in what the stages run in against those here, where that differs
 
 
-def prepare(config: Config, outputs: Outputs, say: Callable[[str], None]) -> Prepared:
+def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared:
     """Find everything that is wrong before the first expensive step.
 
     Raises:
         ConfigError: if a setting does not fit the backend or the data.
         DataError: if the data cannot be used as asked.
     """
-    backend = find_backend(config)
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True)
+
+    backend = find_backend(config, outputs)
     config = replace(
         config, data=_present_data(_absolute(config.data), outputs, say), model=_absolute_builder(config.model)
     )
@@ -53,8 +68,31 @@ def prepare(config: Config, outputs: Outputs, say: Callable[[str], None]) -> Pre
             raise ConfigError("the arrays do not fit the settings:\n" + "\n".join(f"  {line}" for line in wrong))
     with open_checksums(outputs.checksums) as checksums:
         manifest = make_manifest(config.data, config.seed, checksums.of, _telling(say))
+    backend.settle(planned_names(config.stages), console)
+    return Prepared(config, backend, manifest, _plan(config, backend, manifest))
+
+
+def _plan(config: Config, backend: Backend, manifest: Manifest) -> dict[str, PlannedStage]:
     precision = backend.precision() if config.model.precision is Precision.auto else config.model.precision
-    return Prepared(config, backend, manifest, plan_stages(config, manifest, precision))
+    return plan_stages(config, manifest, precision, backend.libraries)
+
+
+def make_ready(prepared: Prepared, outputs: Outputs, console: Console) -> Prepared:
+    """Make what the stages that have to be computed run in, and plan again with what it turns out to hold.
+
+    Raises:
+        ConfigError: if that cannot be made, or holds other libraries than here and ``backend.parity`` is strict.
+    """
+    backend, config = prepared.backend, prepared.config
+    finished = finished_stages(prepared.planned, outputs.cache)
+    stages = [name for name in prepared.planned if name in config.stages and name not in finished]
+    backend.make_ready(stages, console)
+    environments = backend.environments(stages)
+    parity = parity_table(environments) if environments else None
+    different = differences(parity) if parity else []
+    if different and config.backend.parity is Parity.strict:
+        raise ConfigError(f"backend.parity=strict: {'; '.join(different)}; make them equal, or say backend.parity=warn")
+    return replace(prepared, planned=_plan(config, backend, prepared.manifest), parity=parity)
 
 
 def _telling(say: Callable[[str], None]) -> Callable[[int, int], None]:
@@ -70,18 +108,17 @@ def _telling(say: Callable[[str], None]) -> Callable[[int, int], None]:
     return tell
 
 
-def find_backend(config: Config) -> Backend:
-    """Return the backend, having asked it whether the stages can run on it."""
+def find_backend(config: Config, outputs: Outputs) -> Backend:
+    """Return the backend, having asked it whether stages can run on it."""
     name = config.backend.name
     if name not in BACKENDS:
         raise ConfigError(
             f"backend.name: {name} is not built yet; what runs today is backend={', '.join(BACKENDS)}. "
             "The experiment is the same there"
         )
-    backend = BACKENDS[name]()
-    counts = {"preprocess": config.backend.preprocess.instance_count, "train": config.backend.train.instance_count}
-    wrong = [line for stage, hosts in counts.items() for line in backend.check(stage, hosts)]
-    if config.data.source is Source.npz and counts["preprocess"] > 1:
+    backend = BACKENDS[name](config.backend, outputs.cache)
+    wrong = backend.check()
+    if config.data.source is Source.npz and config.backend.preprocess.instance_count > 1:
         wrong.append("backend.preprocess.instance_count: data=npz is one file, which cannot be divided; leave it at 1")
     if wrong:
         raise ConfigError("\n".join(wrong))

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from launchers.cache import StageFolder
 from launchers.outputs import Outputs
+from launchers.parity import Table as Parity
 from launchers.planning import NEEDS, finished_stages
 from launchers.preparing import Prepared
 from launchers.records import RunRecord, StageRecord
@@ -52,6 +53,17 @@ def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
             state = "missing: not in stages"
         inputs = ", ".join(NEEDS[name]) or str(config.data.root or config.data.csv or config.data.npz)
         table.add_row(*map(Text, (name, stage.id, str(len(stage.hosts)), inputs, state)))
+    console.print(table, soft_wrap=True)
+
+
+def print_parity(console: Console, parity: Parity) -> None:
+    """Print versions in the images against those here."""
+    head, *rows = parity
+    table = Table(box=None, pad_edge=False)
+    for column in head:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*map(Text, row))
     console.print(table, soft_wrap=True)
 
 

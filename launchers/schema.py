@@ -19,6 +19,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from launchers.config import Config
 
 CLOSE = 0.65  # likeness of names: batch_size finds batch, depht finds depth, foo finds nothing
+LEVEL_APART = 0.05  # of likeness, that a key on another level must be more alike
 ROOT = Path(__file__).resolve().parents[1]
 TRUE_OR_FALSE = ("true", "yes", "y", "on", "1", "false", "no", "n", "off", "0")  # what OmegaConf takes for a bool
 
@@ -75,12 +76,16 @@ def nearest(key: str, others: Iterable[str] = ()) -> str | None:
     """Return the key that was most probably meant, judged by its last part; None where none is close."""
     leaf = key.rpartition(".")[2].lower()
 
-    def likeness(candidate: str) -> tuple[float, float]:
-        part = difflib.SequenceMatcher(None, leaf, candidate.rpartition(".")[2]).ratio()
-        return part, difflib.SequenceMatcher(None, key.lower(), candidate).ratio()
+    def likeness(candidate: str) -> float:
+        return difflib.SequenceMatcher(None, leaf, candidate.rpartition(".")[2]).ratio()
 
-    best = max((*settings(), *sections(), *others), key=likeness)
-    return best if likeness(best)[0] >= CLOSE else None
+    def order(candidate: str) -> tuple[float, float]:
+        apart = abs(candidate.count(".") - key.count("."))
+        whole = difflib.SequenceMatcher(None, key.lower(), candidate).ratio()
+        return likeness(candidate) - LEVEL_APART * apart, whole
+
+    best = max((*settings(), *sections(), *others), key=order)
+    return best if likeness(best) >= CLOSE else None
 
 
 def unknown(where: str, key: str, others: Iterable[str] = ()) -> Mistake:

@@ -1,6 +1,6 @@
 """The program of every job: find the workspace, read the plan, run the stage, say why it failed.
 
-python -m videolift.entry [--root FOLDER]
+python -m videolift.entry [train] [--root FOLDER] [--until-stdin-closes]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from videolift.errors import Stopped, VideoliftError, as_expected
 from videolift.events import Events
-from videolift.job import Job, Stop, die_with
+from videolift.job import Job, Stop, die_with, stop_when_stdin_closes
 from videolift.manifest import Manifest
 from videolift.plan import MANIFEST_FILE, SOURCE_FOLDER, read_plan
 from videolift.workspace import CONTAINER_ROOT, Workspace, find_workspace
@@ -30,12 +30,18 @@ def main() -> int:
     parser.add_argument(
         "--root", type=Path, default=CONTAINER_ROOT, help="what stands for /opt/ml (default: %(default)s)"
     )
+    parser.add_argument(
+        "word", nargs="?", choices=("train",), help="what SageMaker calls a training image with; ignored"
+    )
     parser.add_argument("--parent", type=int, help="process id of the launcher: stop when it is gone")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="stop at the end of stdin, as at SIGTERM")
     arguments = parser.parse_args()
     stop = Stop()
     stop.listen()
     if arguments.parent:
         die_with(arguments.parent, signal.SIGTERM)
+    if arguments.until_stdin_closes:
+        stop_when_stdin_closes()
     workspace = find_workspace(os.environ, arguments.root)
     try:
         _run(workspace, stop)
@@ -56,6 +62,7 @@ def main() -> int:
 
 def _run(workspace: Workspace, stop: Stop) -> None:
     workspace.failure_file.unlink(missing_ok=True)  # of an earlier try
+    workspace.create_results()
     orders = workspace.channel("plan")
     plan = read_plan(orders)
     manifest = Manifest.from_json((orders / MANIFEST_FILE).read_text(encoding="utf-8"))

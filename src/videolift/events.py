@@ -9,12 +9,15 @@ event has ``type``, ``time`` (Unix seconds) and ``host``; by type there are also
     clip_error  clip, error
     tag         key, value (text)
     message     text, level (info | warning)
+    clip        clip: its decoding begins. On stdout only, and only of use while the job runs: after it was killed for
+                memory, the newest ones say which videos were being decoded
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import threading
 import time
@@ -23,6 +26,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 PREFIX = "::videolift::"
+
+STDOUT = 1  # file descriptor
 
 Event = dict[str, Any]
 
@@ -69,7 +74,7 @@ class Events:
         self._file.close()
 
     def _write(self, kind: str, **fields: Any) -> None:
-        line = json.dumps({"type": kind, **fields, "time": time.time(), "host": self.host})
+        line = _line(kind, self.host, **fields)
         with self._lock:
             if self._file.closed:
                 return
@@ -77,6 +82,17 @@ class Events:
             self._file.flush()
             self._stream.write(f"{PREFIX}{line}\n")
             self._stream.flush()
+
+
+def tell_clip_begun(host: str, clip: str) -> None:
+    """Say on stdout that a clip's decoding begins, from whichever process does it."""
+    line = f"{PREFIX}{_line('clip', host, clip=clip)}\n".encode()
+    if len(line) <= select.PIPE_BUF:  # longer ones may be torn by another process's, and end more than themselves
+        os.write(STDOUT, line)
+
+
+def _line(kind: str, host: str, **fields: Any) -> str:
+    return json.dumps({"type": kind, **fields, "time": time.time(), "host": host})
 
 
 def parse(line: str) -> Event | None:

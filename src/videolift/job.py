@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -55,3 +57,30 @@ def die_with(parent: int, number: signal.Signals) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it died before we asked
         os.kill(os.getpid(), number)
+
+
+def stop_when_stdin_closes() -> None:
+    """Send this process SIGTERM when its stdin reaches its end; call before it has threads.
+
+    A container's stdin is its launcher's lifeline: the kernel closes it even after kill -9. A process watches it, not a
+    thread, because preprocessing forks its workers from a process that must not have any.
+    """
+    watched = os.getpid()
+    if os.fork():
+        return  # after the end of stdin it stays a zombie, which costs a number and nothing else
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # one sent to the group must not cut the lifeline
+        die_with(watched, signal.SIGKILL)
+        os.close(1)  # whoever reads our output waits until the last process has closed it
+        os.close(2)
+        _drain(0)
+        if os.getppid() == watched:
+            os.kill(watched, signal.SIGTERM)
+    finally:
+        os._exit(0)
+
+
+def _drain(descriptor: int) -> None:
+    with suppress(OSError):  # a stdin that cannot be read has ended too
+        while os.read(descriptor, select.PIPE_BUF):
+            pass

@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from videolift.errors import DataError, StorageError
+from videolift.listing import some
 from videolift.settings import Data, Split
 from videolift.sources import Entry, list_clips
-from videolift.splits import SPLITS, VAL, assign, leak_rate
+from videolift.splits import SPLITS, VAL, assign, classes_of_one_clip, leak_rate
 
 FORMAT = 1
 
@@ -144,6 +145,8 @@ def make_manifest(
             f"no validation set: the training groups are too few or too large for data.val_share={data.val_share}, "
             "so it is treated as 0"
         )
+    if data.split is Split.random and (alone := classes_of_one_clip([entry.label for entry in listing.entries])):
+        notes.append(_trained_on_only(alone))
     if data.split is Split.random and (rate := leak_rate([e.group for e in listing.entries], sides)):
         notes.append(
             f"data.split=random leaks: {rate:.1%} of the test clips share a group with training clips; their accuracy "
@@ -156,6 +159,14 @@ def make_manifest(
         for entry, side, digest in zip(listing.entries, sides, sums, strict=True)
     )
     return Manifest(listing.classes, clips, data.source.value, tuple(notes))
+
+
+def _trained_on_only(classes: Sequence[str]) -> str:
+    one = len(classes) == 1
+    return (
+        f"data.split=random: {'1 class has' if one else f'{len(classes)} classes have'} one clip only "
+        f"({some(classes)}), which {'is' if one else 'are'} trained on and not tested"
+    )
 
 
 def sha256_file(path: Path) -> str:

@@ -12,6 +12,7 @@ Stored uncompressed, ``X`` can be mapped instead of read: training gathers any r
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib import format as npy
 
 from videolift.errors import DataError, PartError
 from videolift.plan import from_plain, to_plain
@@ -33,6 +35,9 @@ PART_BYTES = 32 << 20  # of X; bounds the memory of a writer
 OPEN_PARTS = 256  # mapped at a time: each holds a file descriptor, of which a process has 1,024 by default
 STRIDE_WINDOWS = 64  # of a video, assumed where preprocess.stride leaves their number open
 PART_CLIPS = 256  # at most, so that a killed run loses little
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a ZIP file can tell
+UNIX = 3  # "version made by" in a ZIP file
+FILE_MODE = 0o644 << 16
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -92,13 +97,33 @@ def write_part(folder: Path, number: int, shape: Sequence[int], clips: Iterable[
 
 
 def write_npz(file: Path, arrays: dict[str, Any]) -> None:
-    """Write an uncompressed .npz atomically: after a crash the file is whole or not there."""
+    """Write an uncompressed .npz atomically: after a crash the file is whole or not there.
+
+    The same arrays give the same bytes with every Python, which numpy.savez does not: it asks for ZIP64, whose header
+    fields differ between patch releases.
+
+    Args:
+        arrays: of numbers or text; each is written from where it lies, without a copy, where it is in C order.
+    """
     temporary = file.with_suffix(".tmp")
     with temporary.open("wb") as f:
-        np.savez(f, **arrays)
+        with zipfile.ZipFile(f, "w", zipfile.ZIP_STORED) as archive:
+            for name, value in arrays.items():
+                _write_member(archive, f"{name}.npy", np.asarray(value, order="C"))
         f.flush()
         os.fsync(f.fileno())
     temporary.replace(file)
+
+
+def _write_member(archive: zipfile.ZipFile, name: str, array: npt.NDArray[Any]) -> None:
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, npy.header_data_from_array_1_0(array))
+    info = zipfile.ZipInfo(name, ZIP_EPOCH)
+    info.create_system, info.external_attr = UNIX, FILE_MODE
+    info.file_size = len(header.getvalue()) + array.nbytes  # told beforehand: ZIP64 only for members that need it
+    with archive.open(info, "w") as member:
+        member.write(header.getvalue())
+        member.write(array.reshape(-1).view(np.uint8).data)
 
 
 def _placed(entry: Entry, part: int, start: int, stop: int) -> Entry:
@@ -207,8 +232,8 @@ def map_member(file: Path, name: str) -> Pixels:
             f.seek(info.header_offset + 26)
             name_length, extra_length = struct.unpack("<HH", f.read(4))
             f.seek(info.header_offset + 30 + name_length + extra_length)
-            version = np.lib.format.read_magic(f)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            version = npy.read_magic(f)
+            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, fortran, dtype = read(f)
             offset = f.tell()
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, struct.error) as error:

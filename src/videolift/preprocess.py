@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from videolift.errors import ClipError, StageError
+from videolift.events import tell_clip_begun
 from videolift.job import Job, die_with
 from videolift.manifest import Clip
 from videolift.parts import Entry, HostParts, Pixels, chunks, clips_a_part, frame_shape, refuse_too_many_bad
@@ -57,7 +58,12 @@ def _share_and_reader(job: Job, folder: Path) -> tuple[list[Clip], Read]:
 
         return list(job.manifest.clips), ArrayReader(folder, job.plan.data, job.plan.preprocess)
     share = [clip for clip in job.manifest.clips if (folder / clip.id).is_file()]
-    return share, partial(read_clip, folder, job.plan.preprocess)
+    return share, partial(_read_aloud, job.workspace.host, folder, job.plan.preprocess)
+
+
+def _read_aloud(host: str, folder: Path, p: Preprocess, clip: Clip) -> tuple[Entry, Pixels]:
+    tell_clip_begun(host, clip.id)
+    return read_clip(folder, p, clip)
 
 
 def read_clip(folder: Path, p: Preprocess, clip: Clip) -> tuple[Entry, Pixels]:

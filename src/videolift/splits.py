@@ -35,7 +35,8 @@ def assign(
     """Return ``train``, ``val`` or ``test`` for each clip.
 
     The group split and the validation set depend only on which clips belong to which group; the random split also on
-    the order of the clips, so give them sorted. There is no ``val`` where groups are too few or too large for one.
+    the order of the clips, so give them sorted. There is no ``val`` where groups are too few or too large for one. The
+    random split trains on the only clip of a class, see :func:`classes_of_one_clip`.
 
     Args:
         given: the split that the data set's own lists say; used by ``official`` only.
@@ -49,8 +50,11 @@ def assign(
         _refuse_untrained(labels, sides)
     else:
         units = groups if split is Split.group else [f"{index:09d}" for index in range(len(groups))]
-        table = _table(units, labels)
-        _refuse_undividable(table, split)
+        table: Table = _table(units, labels)
+        if split is Split.random:
+            table = _testable(table, classes_of_one_clip(labels))
+        else:
+            _refuse_undividable(table)
         chosen = _choose(table, test_share, f"{seed}/test", each_class=True)
         if chosen is None:
             raise DataError(
@@ -61,6 +65,11 @@ def assign(
     if val_share > 0 and VAL not in sides:
         _cut_validation(groups, labels, sides, val_share, seed, by_clip=split is Split.random)
     return sides
+
+
+def classes_of_one_clip(labels: Sequence[str]) -> list[str]:
+    """Return the classes that have one clip only, sorted: they can be trained on or tested, not both."""
+    return sorted(label for label, count in Counter(labels).items() if count == 1)
 
 
 def leaking_groups(groups: Sequence[str], sides: Sequence[str]) -> list[str]:
@@ -104,17 +113,24 @@ def _refuse_untrained(labels: Sequence[str], sides: Sequence[str]) -> None:
         raise DataError("data.split=official: the lists name no test clip. Mend the lists, or use data.split=group.")
 
 
-def _refuse_undividable(table: Table, split: Split) -> None:
+def _testable(table: Table, alone: Iterable[str]) -> Table:
+    """Leave out the classes of one clip; raise DataError where none is left."""
+    single = set(alone)
+    left = {unit: counts for unit, counts in table.items() if not counts.keys() & single}
+    if not left:
+        raise DataError(
+            "data.split=random: a class needs at least 2 clips, one to train on and one to test; no class has them. "
+            "Add clips."
+        )
+    return left
+
+
+def _refuse_undividable(table: Table) -> None:
     spread = Counter(label for counts in table.values() for label in counts)
     single = sorted(label for label, count in spread.items() if count < 2)
     if not single:
         return
     named = ", ".join(single[:_NAMED]) + (f" and {len(single) - _NAMED} more" if len(single) > _NAMED else "")
-    if split is Split.random:
-        raise DataError(
-            "data.split=random: a class needs at least 2 clips, one to train on and one to test; there is 1 of "
-            f"{named}. Add clips, or leave the class out."
-        )
     raise DataError(
         "data.split=group: a class needs at least 2 groups, one to train on and one to test; there is 1 of "
         f"{named}. Use data.split=random, or give the class more groups."

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from videolift import checkpoint
 from videolift.checkpoint import Progress
+from videolift.cluster import follow, leader_of, leading
 from videolift.errors import TrainingError
 from videolift.files import CLASSES_FILE, HISTORY_FILE, MODEL_FILE, RESULT_FILE, SETTINGS_FILE
 from videolift.job import Job
@@ -35,12 +36,31 @@ PROGRESS_INTERVAL_S = 0.5
 
 
 def run(job: Job) -> None:
+    """Train on the first host; the others, if there are any, are with it to the end and write nothing."""
+    hosts = job.workspace.hosts
+    if len(hosts) == 1:
+        _train(job)
+    elif job.workspace.host != leader_of(hosts):
+        follow(hosts, job.workspace.host, job.stop)
+    else:
+        with leading(hosts, job.stop) as met:
+            job.events.metric("hosts", met)
+            job.events.message(
+                f"training runs on {leader_of(hosts)} only: it is not divided among hosts yet; {met} hosts are "
+                "paid for the work of one",
+                "warning",
+            )
+            _train(job)
+
+
+def _train(job: Job) -> None:
     """Train from the newest checkpoint, or from the start, and write model, classes, history and the results table."""
     samples = load_samples(job.workspace.channel("arrays"), job.manifest)
     train, val = samples["train"], samples["val"]
     _refuse_empty(train, job)
     network = _network(job)
     compile_network(network, job.plan.model)
+    job.workspace.checkpoints.mkdir(parents=True, exist_ok=True)  # the service gives it only to jobs that ask for it
     progress = checkpoint.restore(job.workspace.checkpoints, network)
     if progress.epoch:
         job.events.message(f"goes on after epoch {progress.epoch} of {job.plan.model.epoch}")

@@ -1,7 +1,9 @@
 """Where a job finds its channels and leaves its results: SageMaker's file system, wherever it is rooted.
 
 Sources: AWS, "Amazon SageMaker AI Training and Inference Toolkits" and "How Amazon SageMaker Processing Configures
-Input and Output For Your Processing Container" (paths, configuration files); the variables are sagemaker-training's.
+Input and Output For Your Processing Container" (paths, configuration files), "How Amazon SageMaker AI Provides Training
+Information" (hyperparameters, channels, hosts); the variables, and what newer training containers are told besides
+(instance types and groups), are sagemaker-training's.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from videolift.errors import VideoliftError
 
 CONTAINER_ROOT = Path("/opt/ml")
 PROCESSING_OUTPUT = "processing/output"
 PARTS_FOLDER = f"{PROCESSING_OUTPUT}/parts"
+INSTANCE_TYPE = "local"  # what SageMaker's own local mode calls this machine
+INSTANCE_GROUP = "homogeneousCluster"  # what the service calls the only group of a job
 
 
 class Kind(str, Enum):
@@ -36,6 +41,11 @@ class Workspace:
     host: str
     hosts: tuple[str, ...]
     channels: Mapping[str, Path]
+
+    @property
+    def in_container(self) -> bool:
+        """Whether this is a container's own file system, not one re-rooted in a run folder."""
+        return self.root == CONTAINER_ROOT
 
     @property
     def model(self) -> Path:
@@ -76,30 +86,69 @@ class Workspace:
             )
         return self.channels[name]
 
-    def lay_out(self) -> None:
-        """Create the folders, link the channels and write the configuration files that a container would be given."""
+    def create_results(self) -> None:
+        """Create the folders of model and output where nobody did; that of checkpoints is there only in some jobs."""
+        for folder in (self.model, self.output) if self.kind is Kind.training else (self.output,):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def mount_point(self, name: str) -> str:
+        """Return where a container sees a channel."""
+        return f"{CONTAINER_ROOT}/{_input_folder(self.kind)}/{name}"
+
+    def lay_out(self, *, mounted: bool = False) -> None:
+        """Create the folders, bring the channels and write the configuration files that a container would be given.
+
+        Args:
+            mounted: the channels are going to be mounted, so there are empty folders for them instead of links.
+        """
         for folder in (self.model, self.output, self.checkpoints, self.failure_file.parent):
             folder.mkdir(parents=True, exist_ok=True)
         for name, target in self.channels.items():
-            link = self.root / _input_folder(self.kind) / name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
-            link.symlink_to(target.resolve(), target_is_directory=True)
-        resources = {"current_host": self.host, "hosts": list(self.hosts), "network_interface_name": "lo"}
+            _bring(target, self.root / _input_folder(self.kind) / name, mounted=mounted)
         if self.kind is Kind.training:
-            config = self.root / "input" / "config"
-            inputs = {name: {"TrainingInputMode": "File"} for name in self.channels}
-            files = {"resourceconfig.json": resources, "inputdataconfig.json": inputs, "hyperparameters.json": {}}
+            config, files = self.root / "input" / "config", self._training_files("eth0" if mounted else "lo")
         else:
-            config = self.root / "config"
-            job_inputs = [
-                {"InputName": name, "S3Input": {"LocalPath": str(CONTAINER_ROOT / _input_folder(self.kind) / name)}}
-                for name in self.channels
-            ]
-            files = {"resourceconfig.json": resources, "processingjobconfig.json": {"ProcessingInputs": job_inputs}}
+            config, files = self.root / "config", self._processing_files()
         config.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (config / name).write_text(json.dumps(content), encoding="utf-8")
+
+    def _training_files(self, network_interface: str) -> dict[str, Any]:
+        hosts = list(self.hosts)
+        group = {"instance_group_name": INSTANCE_GROUP, "instance_type": INSTANCE_TYPE, "hosts": hosts}
+        channel = {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}
+        return {
+            "resourceconfig.json": {
+                "current_host": self.host,
+                "current_instance_type": INSTANCE_TYPE,
+                "current_group_name": INSTANCE_GROUP,
+                "hosts": hosts,
+                "instance_groups": [group],
+                "network_interface_name": network_interface,
+            },
+            "inputdataconfig.json": dict.fromkeys(self.channels, channel),
+            "hyperparameters.json": {},  # texts only, and none is read back: the plan has them with their types
+        }
+
+    def _processing_files(self) -> dict[str, Any]:
+        folder = CONTAINER_ROOT / _input_folder(self.kind)
+        s3 = {"S3DataDistributionType": "FullyReplicated", "S3DataType": "S3Prefix", "S3InputMode": "File"}
+        return {
+            "resourceconfig.json": {"current_host": self.host, "hosts": list(self.hosts)},
+            "processingjobconfig.json": {
+                "ProcessingInputs": [
+                    {"InputName": name, "S3Input": {"LocalPath": str(folder / name), **s3}} for name in self.channels
+                ],
+                "ProcessingOutputConfig": {
+                    "Outputs": [
+                        {"OutputName": "output", "S3Output": {"LocalPath": str(CONTAINER_ROOT / PROCESSING_OUTPUT)}}
+                    ]
+                },
+                "ProcessingResources": {
+                    "ClusterConfig": {"InstanceCount": len(self.hosts), "InstanceType": INSTANCE_TYPE}
+                },
+            },
+        }
 
     def variables(self) -> dict[str, str]:
         """Return the SM_* variables that SageMaker's training toolkit sets; a processing job gets none."""
@@ -150,6 +199,19 @@ def find_workspace(environ: Mapping[str, str], root: Path = CONTAINER_ROOT) -> W
         f"{root}: no job here (no SM_CURRENT_HOST in the environment, no input/config or config/resourceconfig.json); "
         "stages are started by run.py"
     )
+
+
+def _bring(target: Path, place: Path, *, mounted: bool) -> None:
+    """Link a channel's place to its target, or make the place a mount point; an earlier layout may be the other one."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_symlink():
+        place.unlink()
+    if mounted:
+        place.mkdir(exist_ok=True)
+        return
+    if place.is_dir():
+        place.rmdir()  # an empty mount point
+    place.symlink_to(target.resolve(), target_is_directory=True)
 
 
 def _input_folder(kind: Kind) -> str:

@@ -6,12 +6,16 @@ import pytest
 
 from videolift.demo import write_demo
 
-BACKENDS = ("local",)  # the suite runs unchanged against every one
 
-
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+    return str(request.config.getoption("--backend"))
+
+
+@pytest.fixture(scope="session")
+def backend_settings(backend: str, request: pytest.FixtureRequest) -> list[str]:
+    """Settings that the backend needs on a machine without registries."""
+    return [] if backend == "local" else list(request.getfixturevalue("containers").settings)
 
 
 @pytest.fixture(scope="session")
@@ -23,10 +27,11 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def quick(videos: Path, backend: str) -> list[str]:
+def quick(videos: Path, backend: str, backend_settings: list[str]) -> list[str]:
     """Settings of a run that takes seconds."""
     return [
         f"backend={backend}",
+        *backend_settings,
         "data=folder",
         f"data.root={videos}",
         "preprocess.depth=4",

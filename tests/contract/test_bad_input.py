@@ -20,16 +20,16 @@ def refused(cwd: Path, code: int, *settings: str) -> str:
     return ended.err
 
 
-def test_a_missing_root(tmp_path: Path, backend: str) -> None:
-    text = refused(tmp_path, 3, f"backend={backend}", "data=folder", "data.root=no such folder")
+def test_a_missing_root(tmp_path: Path, backend: str, backend_settings: list[str]) -> None:
+    text = refused(tmp_path, 3, f"backend={backend}", *backend_settings, "data=folder", "data.root=no such folder")
     assert "no such folder" in text
     assert "data.root" in text
 
 
-def test_a_folder_without_videos(tmp_path: Path, backend: str) -> None:
+def test_a_folder_without_videos(tmp_path: Path, backend: str, backend_settings: list[str]) -> None:
     (tmp_path / "videos" / "a").mkdir(parents=True)
     (tmp_path / "videos" / "a" / "notes.txt").write_text("no video")
-    assert "video" in refused(tmp_path, 3, f"backend={backend}", "data=folder", "data.root=videos")
+    assert "video" in refused(tmp_path, 3, f"backend={backend}", *backend_settings, "data=folder", "data.root=videos")
 
 
 def test_one_class_only(tmp_path: Path, videos: Path, quick: list[str]) -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import io
+import select
 import threading
 from pathlib import Path
 
-from videolift.events import PREFIX, Events, parse, read
+import pytest
+
+from videolift.events import PREFIX, Events, parse, read, tell_clip_begun
 
 
 def test_stdout_and_file_tell_the_same(tmp_path: Path) -> None:
@@ -19,6 +22,15 @@ def test_stdout_and_file_tell_the_same(tmp_path: Path) -> None:
     assert from_stream == list(read(tmp_path / "events.jsonl"))
     assert [e["type"] for e in from_stream if e] == ["metric", "progress", "artifact", "clip_error"]
     assert from_stream[0] and (from_stream[0]["value"], from_stream[0]["step"]) == (0.5, 3)
+
+
+def test_that_a_clip_is_begun_is_told_on_stdout_only(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tell_clip_begun("algo-2", "字\n.avi")
+    tell_clip_begun("algo-2", "a" * select.PIPE_BUF)  # could be torn by another process
+    (line,) = capfd.readouterr().out.splitlines()
+    event = parse(line)
+    assert event is not None
+    assert (event["type"], event["clip"], event["host"]) == ("clip", "字\n.avi", "algo-2")
 
 
 def test_other_output_is_no_event() -> None:

@@ -89,6 +89,25 @@ def test_random_split_reports_its_leak(tmp_path):
     assert "100.0%" in manifest.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("alone", "said"),
+    [
+        (["Alone"], "1 class has one clip only (Alone), which is trained on and not tested"),
+        (["A", "B"], "2 classes have one clip only (A, B), which are trained on and not tested"),
+    ],
+)
+def test_random_split_notes_classes_that_cannot_be_tested(tmp_path, alone, said):
+    data = write_clips(tmp_path)
+    for label in alone:
+        (tmp_path / label).mkdir()
+        (tmp_path / label / f"v_{label}_g01_c01.avi").write_text(label)
+    manifest = make_manifest(replace(data, split=Split.random), seed=0)
+    assert f"data.split=random: {said}" in manifest.notes
+    assert {c.split for c in manifest.clips if manifest.classes[c.label] in alone} == {"train"}
+    with pytest.raises(DataError, match=r"at least 2 groups.*data\.split=random"):
+        make_manifest(data, seed=0)
+
+
 def test_impossible_validation_set_is_noted(tmp_path):
     manifest = make_manifest(write_clips(tmp_path, groups=2), seed=0)
     assert sum(manifest.counts("val").values()) == 0

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import struct
+import zipfile
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +27,7 @@ from videolift.parts import (
     part_name,
     read_index,
     refuse_too_many_bad,
+    write_npz,
 )
 from videolift.settings import BadVideo, Preprocess
 
@@ -125,6 +130,49 @@ def test_rows_are_gathered_in_the_order_asked_for(tmp_path: Path) -> None:
 def test_a_mapped_member_is_not_read_into_memory(tmp_path: Path) -> None:
     write_share(tmp_path, [(0, "a")])
     assert isinstance(map_member(tmp_path / part_name(0), "X"), np.memmap)
+
+
+ARRAYS: dict[str, npt.NDArray[Any]] = {
+    "X": np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5, 1),
+    "Y": np.array([3, 1], np.int64),
+    "clip": np.array(["a/b.avi", "字\n.avi"]),
+    "progress": np.array("{}"),
+    "rate": np.array(0.25, np.float32),
+    "fortran": np.asfortranarray(np.arange(6).reshape(2, 3)),
+    "strided": np.arange(12)[::3],
+    "none": np.empty((0, 3, 4, 5, 1), np.uint8),
+    "no_text": np.empty(0, np.str_),
+    "empty_text": np.array(""),
+}
+
+
+def test_numpy_reads_what_was_written(tmp_path: Path) -> None:
+    write_npz(tmp_path / "a.npz", ARRAYS)
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as read:
+        assert read.files == list(ARRAYS)
+        for name, array in ARRAYS.items():
+            assert (read[name].dtype, read[name].shape) == (array.dtype, array.shape), name
+            np.testing.assert_array_equal(read[name], array)
+    assert zipfile.ZipFile(tmp_path / "a.npz").testzip() is None
+    for name in ("X", "Y", "none"):
+        np.testing.assert_array_equal(map_member(tmp_path / "a.npz", name), ARRAYS[name])
+
+
+def test_the_bytes_of_a_part_depend_on_its_arrays_only(tmp_path: Path) -> None:
+    x = np.arange(6, dtype=np.uint8)
+    write_npz(tmp_path / "a.npz", {"X": x})
+    written = (tmp_path / "a.npz").read_bytes()
+    name = b"X.npy"
+    # Local file header (APPNOTE 4.3.7): ZIP 2.0, no flags, stored, 1980-01-01, CRC, twice the size, no extra field.
+    head = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 0, 0, 33, zipfile.crc32(written[35:169]), 134, 134, len(name), 0)
+    assert written[:30] == head
+    assert written[30:35] == name
+    assert written[35:43] == b"\x93NUMPY\1\0"
+    assert written[163:169] == x.tobytes()
+    # Central directory (4.3.12): made by UNIX, ZIP 2.0; no extra field, no comment; mode 644; at the start of the file.
+    assert written[169:181] == struct.pack("<4s4H", b"PK\1\2", 3 << 8 | 20, 20, 0, 0)
+    assert written[197:215] == struct.pack("<5H2I", len(name), 0, 0, 0, 0, 0o644 << 16, 0)
+    assert len(written) == 169 + 46 + len(name) + 22
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "missing", "compressed", "other"])

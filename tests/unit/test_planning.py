@@ -11,7 +11,7 @@ from launchers.config import Config
 from launchers.planning import plan_stages
 from videolift.errors import ConfigError
 from videolift.manifest import Clip, Manifest
-from videolift.provenance import imported_modules
+from videolift.provenance import imported_modules, library_versions
 from videolift.settings import BadVideo, Precision, Preprocess, Sampling
 
 MANIFEST = Manifest(
@@ -22,7 +22,7 @@ MANIFEST = Manifest(
 
 
 def ids(config: Config, manifest: Manifest = MANIFEST, precision: Precision = Precision.float32) -> dict[str, str]:
-    return {name: stage.id for name, stage in plan_stages(config, manifest, precision).items()}
+    return {name: stage.id for name, stage in plan_stages(config, manifest, precision, library_versions).items()}
 
 
 def preprocess_with(**changes: Any) -> Config:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from videolift.errors import DataError
 from videolift.settings import Split
-from videolift.splits import SPLITS, TEST, TRAIN, VAL, assign, leak_rate, leaking_groups
+from videolift.splits import SPLITS, TEST, TRAIN, VAL, assign, classes_of_one_clip, leak_rate, leaking_groups
 
 ONE_GROUP_PER_CLASS = [("g1", "Run"), ("g1", "Run"), ("g2", "Jump"), ("g3", "Jump")]
 
@@ -139,9 +139,22 @@ def test_class_with_one_group_is_named_with_the_remedy():
         divide(ONE_GROUP_PER_CLASS)
 
 
-def test_class_with_one_clip_cannot_be_split_at_random_either():
-    with pytest.raises(DataError, match=r"at least 2 clips.*there is 1 of Run"):
-        divide([("a", "Run"), ("b", "Jump"), ("c", "Jump")], split=Split.random)
+@given(data_sets(), st.integers(0, 99), st.integers(1, 3))
+def test_random_split_trains_on_the_only_clip_of_a_class_and_divides_the_rest(clips, seed, alone):
+    data = [*clips, *((f"alone{n}", f"alone{n}") for n in range(alone))]
+    sides = divide(data, split=Split.random, seed=seed, val_share=0)
+    assert sides == [*divide(clips, split=Split.random, seed=seed, val_share=0), *[TRAIN] * alone]
+    assert classes_of_one_clip([label for _, label in data]) == [f"alone{n}" for n in range(alone)]
+
+
+def test_the_only_clip_of_a_class_is_not_taken_for_validation():
+    clips = [*grid(2, 10, 2), ("a", "Alone")]
+    assert all(divide(clips, split=Split.random, val_share=0.5, seed=seed)[-1] == TRAIN for seed in range(9))
+
+
+def test_random_split_without_any_class_of_two_clips_is_refused():
+    with pytest.raises(DataError, match=r"at least 2 clips.*no class has them"):
+        divide([("a", "Run"), ("b", "Jump")], split=Split.random)
 
 
 def test_groups_that_cannot_be_divided_are_refused():

@@ -1,0 +1,403 @@
+"""Builds the images that stages run in, and fetches those that users name."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import subprocess
+import tarfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from launchers import docker
+from launchers.docker import DockerError
+from launchers.image import IMAGES, requirement_file
+from launchers.images import install
+from launchers.redaction import redacted_text
+from videolift.errors import ConfigError, VideoliftError
+from videolift.provenance import FOLDER
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+REPOSITORY = IMAGES.parent.parent
+RECIPE_LABEL = "videolift.recipe"
+TAG_LENGTH = 12  # hexadecimal digits
+LAST_LINES = 15  # of a failed build, shown
+KEPT_LINES = 200  # of a failed build, searched for its reason
+END_GRACE_S = 10.0  # for `docker` to tell the engine that the build is not wanted any more
+# What the engine stores while it builds, measured: the wheels, the libraries, and a copy of these.
+NEEDED_BYTES = {"preprocess": 1_500_000_000, "train": 8_000_000_000}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an image is made of."""
+
+    purpose: str  # preprocess | train
+    base_image: str
+    own_source: bool  # with our source (byoc), or its libraries only (byos)
+    pip_index_url: str | None = None
+    pip_trusted_host: str | None = None
+    wheels: Path | None = None  # folder to install from instead of an index
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what determines the image's contents, wherever they are fetched from."""
+        digest = hashlib.sha256(f"{self.base_image}\0{self.target}\0".encode())
+        for name, path in sorted((self.image_files | self.source_files).items()):
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+        return digest.hexdigest()
+
+    @property
+    def tag(self) -> str:
+        """The image's name."""
+        name = f"videolift-{self.purpose}" + ("" if self.own_source else "-libraries")
+        return f"{name}:{self.digest[:TAG_LENGTH]}"
+
+    @property
+    def target(self) -> str:
+        """The stage of the Dockerfile."""
+        return "job" if self.own_source else "libraries"
+
+    @property
+    def dockerfile(self) -> Path:
+        return IMAGES / f"{self.purpose}.Dockerfile"
+
+    @property
+    def image_files(self) -> dict[str, Path]:
+        """What the libraries come from, by the name that ``docker build`` sees."""
+        files = (self.dockerfile, Path(install.__file__), requirement_file(self.purpose))
+        return {path.relative_to(REPOSITORY).as_posix(): path for path in files}
+
+    @property
+    def source_files(self) -> dict[str, Path]:
+        """Our source, where it is wanted, by the name that ``docker build`` sees."""
+        files = sorted(FOLDER.glob("*.py")) if self.own_source else []
+        return {f"src/videolift/{path.name}": path for path in files}
+
+    @property
+    def wheel_files(self) -> dict[str, Path]:
+        """Those wheels here that the requirement file names, by the name that ``docker build`` sees."""
+        folder = (self.wheels or IMAGES / "wheels").expanduser()
+        wanted = install.read_requirements(requirement_file(self.purpose).read_text(encoding="utf-8"))
+        return {
+            f"launchers/images/wheels/{path.name}": path
+            for path in sorted(folder.glob("*.whl"))
+            if (name := install.normalised(path.name.split("-")[0])) in wanted
+            and install.has_wheel(name, wanted[name], [path.name])
+        }
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """All that ``docker build`` is sent."""
+        note = {"launchers/images/wheels/README.md": IMAGES / "wheels" / "README.md"}  # the folder has to be there
+        return {**self.image_files, **note, **self.source_files, **self.wheel_files}
+
+
+def is_built(recipe: Recipe) -> bool:
+    """Tell whether the image is here already."""
+    return docker.image_id(recipe.tag) is not None
+
+
+def before_building(recipe: Recipe) -> str | None:
+    """Return in one sentence what keeps the image from being built and what to do, None where nothing does."""
+    if problem := index_problem(recipe.pip_index_url):
+        return problem
+    if recipe.wheels is not None and not any(recipe.wheels.expanduser().glob("*.whl")):
+        return f"backend.build.wheels={recipe.wheels}: there are no wheels; {_how_to_fill(recipe)}"
+    free, needed = docker.free_bytes(), NEEDED_BYTES[recipe.purpose]
+    if free is not None and free < needed:
+        return (
+            f"{recipe.tag}: Docker's disk has {free / 1e9:.1f} GB left, building needs {needed / 1e9:.1f} GB; "
+            "`docker system prune` removes what no container uses"
+        )
+    return None
+
+
+def index_problem(url: str | None) -> str | None:
+    """Return why a package index cannot be used for building, None where it can."""
+    if url is None or "@" not in urlsplit(url).netloc:
+        return None
+    return (
+        "backend.build.pip_index_url: has a user or password in it, which would stay readable in the image's history; "
+        "name a mirror that needs none, or download the wheels and say backend.build.wheels=FOLDER"
+    )
+
+
+def build(recipe: Recipe, console: Console) -> None:
+    """Build the image, which is :attr:`Recipe.tag` afterwards.
+
+    Raises:
+        ConfigError: if an address with a password is to be built with.
+        DockerError: if it could not be built, with what the build said last and what to do.
+    """
+    if problem := index_problem(recipe.pip_index_url):
+        raise ConfigError(problem)
+    with _shown(console, f"building {recipe.tag}") as show:
+        ended = _run(build_command(recipe), lambda line: show(step_of(line)), lambda pipe: write_context(recipe, pipe))
+    if ended.code:
+        raise DockerError(f"{recipe.tag}: was not built: {build_remedy(recipe, ended.text)}\n{ended.last_lines}")
+
+
+def build_command(recipe: Recipe) -> list[str]:
+    """Return the command that builds the image from a context on its standard input."""
+    dockerfile = recipe.dockerfile.relative_to(REPOSITORY).as_posix()
+    arguments = {"BASE_IMAGE": recipe.base_image}
+    if recipe.pip_index_url:
+        arguments["PIP_INDEX_URL"] = recipe.pip_index_url
+    if recipe.pip_trusted_host:
+        arguments["PIP_TRUSTED_HOST"] = recipe.pip_trusted_host
+    return [
+        *("docker", "build", "--platform", docker.PLATFORM, "--file", dockerfile, "--tag", recipe.tag),
+        *("--target", recipe.target, "--label", f"{RECIPE_LABEL}={recipe.digest}", "--force-rm"),
+        *(["--network", "none"] if recipe.wheel_files else []),
+        *(part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")),
+        "-",
+    ]
+
+
+def write_context(recipe: Recipe, stream: IO[bytes]) -> None:
+    """Write a tar of the files that the image is made of, the same bytes for the same files."""
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        for name, path in sorted(recipe.files.items()):
+            with path.open("rb") as content:
+                entry = tarfile.TarInfo(name)
+                entry.size = os.fstat(content.fileno()).st_size
+                archive.addfile(entry, content)
+
+
+STEPS = (
+    re.compile(r"Step (?P<step>\d+/\d+) : (?P<text>.+)"),  # the classic builder
+    re.compile(r"#\d+ \[(?:[\w-]+ )?(?P<step>\d+/\d+)\] (?P<text>.+)"),  # BuildKit
+)
+OUR_LINE = re.compile(r"(?:#\d+ [\d.]+ )?videolift: (?P<text>.+)")  # of install.py, as either builder passes it on
+
+
+def step_of(line: str) -> str | None:
+    """Return what a line of a build's output says of how far it is, None where it says nothing of it."""
+    if said := OUR_LINE.match(line):
+        return said["text"]
+    step = next((found for form in STEPS if (found := form.match(line))), None)
+    return f"step {step['step']}: {step['text']}" if step else None
+
+
+def build_remedy(recipe: Recipe, output: str) -> str:
+    """Return why a build failed and what to do about it, from what it printed."""
+    base = f"backend.{recipe.purpose}.base_image"
+    reasons = {
+        r"no space left on device": "Docker's disk is full; `docker system prune` removes what no container uses",
+        r"buildx component is missing": "DOCKER_BUILDKIT is set, but Docker's buildx is not installed; unset it",
+        r"the locked libraries are for|no module named pip|\"python3\": executable file not found": (
+            f"{recipe.base_image} has not the Python that the libraries need; name an image with Python 3.11 or 3.12 "
+            f"and pip: {base}=IMAGE"
+        ),
+        r"do not match the hashes": (
+            "a library is not the file that the lock file names; use another index, or wheels from a trusted one: "
+            + _how_to_fill(recipe)
+        ),
+        r"no wheel of the locked version": f"wheels are missing; {_how_to_fill(recipe)}",
+        r"no matching distribution|retrying \(retry|connection to \S+ timed out|newconnectionerror": (
+            f"wheels do not fit {recipe.base_image}; {_how_to_fill(recipe)}"
+            if recipe.wheel_files
+            else "the package index cannot be reached or lacks a library; say backend.build.pip_index_url=MIRROR, or "
+            f"backend.build.wheels=FOLDER: {_how_to_fill(recipe)}"
+        ),
+        **{
+            pattern: f"the base image {recipe.base_image} cannot be fetched ({reason}); name one that is here "
+            f"(docker images) or a mirror's: {base}=IMAGE"
+            for pattern, reason in UNREACHABLE.items()
+        },
+    }
+    return _reason(reasons, output, "its last lines are")
+
+
+UNREACHABLE = {
+    r"does not match the specified platform|no match(ing manifest)? for": f"it is not for {docker.PLATFORM}",
+    r"toomanyrequests": "its registry allows no more for now",
+    r"manifest unknown|manifest for \S+ not found|: not found": "its registry has no such image",
+    r"access denied|denied:|unauthorized|no basic auth": "there is none, or its registry wants you to log in",
+    r"no such host|dial tcp|i/o timeout|request canceled|tls handshake|failed to do request|server misbehaving": (
+        "its registry cannot be reached"
+    ),
+}
+
+
+def pull(reference: str, console: Console) -> None:
+    """Fetch an image from its registry.
+
+    Raises:
+        DockerError: if it could not be fetched, with what to do.
+    """
+    layers = Layers()
+    with _shown(console, f"fetching {reference}") as show:
+        command = ["docker", "pull", "--platform", docker.PLATFORM, reference]
+        ended = _run(command, lambda line: show(layers.after(line)))
+    if ended.code:
+        raise DockerError(f"{reference}: was not fetched: {pull_remedy(reference, ended.text)}\n{ended.last_lines}")
+
+
+class Layers:
+    """Counts layers in what ``docker pull`` prints where it has no terminal."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._here: set[str] = set()
+
+    def after(self, line: str) -> str | None:
+        """Return how many layers are here after another line, None where that is no news."""
+        layer, _, state = line.partition(": ")
+        before = len(self._here)
+        if state in ("Pulling fs layer", "Already exists"):
+            self._known.add(layer)
+        if state in ("Pull complete", "Already exists"):
+            self._here.add(layer)
+        return f"{len(self._here)} of {len(self._known)} layers" if len(self._here) > before else None
+
+
+ECR = re.compile(r"(?P<registry>\d{12}\.dkr\.ecr\.(?P<region>[\w-]+)\.amazonaws\.com(?:\.cn)?)/")
+
+
+def pull_remedy(reference: str, output: str) -> str:
+    """Return why an image could not be fetched and what to do about it, from what ``docker pull`` printed."""
+    registry = reference.partition("/")[0] if re.match(r"[^/]*[.:][^/]*/|localhost/", reference) else ""
+    login = f"docker login {registry}".strip()
+    if ecr := ECR.match(reference):
+        password = f"aws ecr get-login-password --region {ecr['region']}"
+        login = f"{password} | docker login --username AWS --password-stdin {ecr['registry']}"
+    remedies = (
+        f"use an image for {docker.PLATFORM}",
+        "wait, or log in: " + login,
+        "check its name and tag",
+        f"check its name, or log in: {login}",
+        "check the network, or fetch it elsewhere and bring it with `docker save` and `docker load`",
+    )
+    reasons = zip(UNREACHABLE.items(), remedies, strict=True)
+    return _reason(
+        {r"no space left on device": "Docker's disk is full; `docker system prune` removes what no container uses"}
+        | {pattern: f"{reason}; {remedy}" for (pattern, reason), remedy in reasons},
+        output,
+        "its last lines are",
+    )
+
+
+@dataclass(frozen=True)
+class _Ended:
+    code: int
+    text: str  # the end of its output
+
+    @property
+    def last_lines(self) -> str:
+        return "\n".join(f"  {line}" for line in self.text.splitlines()[-LAST_LINES:])
+
+
+def _run(command: list[str], told: Callable[[str], None], feed: Callable[[IO[bytes]], None] | None = None) -> _Ended:
+    """Run ``docker``, hand on what it prints, line by line; nothing of it is left when this is interrupted."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "BUILDKIT_PROGRESS": "plain"},
+            start_new_session=True,  # a Ctrl-C is for us to handle
+        )
+    except FileNotFoundError as error:
+        raise DockerError(docker.NOT_INSTALLED) from error
+    assert process.stdout is not None
+    feeder = _Feeder(process.stdin, feed)
+    kept: deque[str] = deque(maxlen=KEPT_LINES)
+    try:
+        feeder.start()
+        for raw in io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace"):
+            line = redacted_text(raw.rstrip())
+            if line:
+                kept.append(line)
+                told(line)
+        code = process.wait()
+    finally:
+        _end(process)
+        feeder.join()
+    if feeder.error is not None:
+        raise feeder.error
+    return _Ended(code, "\n".join(kept))
+
+
+class _Feeder(threading.Thread):
+    """Writes a program's standard input while somebody else reads what it prints."""
+
+    def __init__(self, pipe: IO[bytes] | None, feed: Callable[[IO[bytes]], None] | None) -> None:
+        super().__init__(daemon=True)
+        self._pipe = pipe
+        self._feed = feed
+        self.error: OSError | VideoliftError | None = None
+
+    def run(self) -> None:
+        if self._pipe is None or self._feed is None:
+            return
+        try:
+            with self._pipe:
+                self._feed(self._pipe)
+        except BrokenPipeError:
+            pass  # the program ended early, and says why
+        except OSError as error:
+            self.error = error
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(END_GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _shown(console: Console, what: str) -> Iterator[Callable[[str | None], None]]:
+    """Show what is being done: a moving line on a terminal, otherwise a line whenever there is news."""
+    from rich.text import Text
+
+    started = time.monotonic()
+    said: set[str] = set()
+
+    def tell(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    if console.is_terminal:
+        with console.status(Text(what)) as status:
+            yield lambda news: status.update(Text(f"{what}: {news}"[: console.width - 4])) if news else None
+    else:
+        tell(what)
+
+        def show(news: str | None) -> None:
+            if news and news not in said:  # BuildKit repeats itself
+                said.add(news)
+                tell(f"  {news}")
+
+        yield show
+    tell(f"{what}: {time.monotonic() - started:.0f} s")
+
+
+def _reason(reasons: dict[str, str], output: str, otherwise: str) -> str:
+    found = (reason for pattern, reason in reasons.items() if re.search(pattern, output, re.IGNORECASE))
+    return next(found, otherwise)
+
+
+def _how_to_fill(recipe: Recipe) -> str:
+    folder = recipe.wheels or "FOLDER"
+    requirements = requirement_file(recipe.purpose).relative_to(REPOSITORY)
+    return (
+        f"fill it on Linux with python3.11 -m pip download --no-deps --dest {folder} --requirement {requirements} "
+        "(launchers/images/wheels/README.md has it for other machines)"
+    )

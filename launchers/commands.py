@@ -1,0 +1,59 @@
+"""Commands that a person can type to see again what a run did."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from launchers.base import Stage
+from launchers.config import Backend, Config
+from videolift.plan import to_plain
+
+# What a run is called and where it is recorded does not change what it does, and may hold a password.
+LEFT_OUT = ("action", "run", "name", "tags", "tracking", "stages", "backend")
+
+
+def alone(config: Config, stage: Stage) -> str:
+    """Return the command that runs a failed stage once more on this machine, outside of any container."""
+    if config.backend.name == Backend.name:
+        root = str(stage.workspace(stage.hosts[0], {}).root)
+        return f"PYTHONPATH=src {shlex.join(['python', '-m', 'videolift.entry', '--root', root])}"
+    return shlex.join(["python", "run.py", *local_overrides(config, [stage.plan.stage])])
+
+
+def local_overrides(config: Config, stages: list[str]) -> list[str]:
+    """Return what to say to run some stages of an experiment with ``backend=local``, and what they need before them."""
+    from launchers.planning import planned_names
+
+    asked, default = to_plain(config), to_plain(Config())
+    words = ["backend=local", f"stages=[{','.join(planned_names(stages))}]", "tracking=none"]
+    hosts = config.backend.preprocess.instance_count
+    words += [f"backend.preprocess.instance_count={hosts}"] if hosts > 1 else []
+    for key, value in asked.items():
+        if key not in LEFT_OUT:
+            words += _changed(key, value, default[key])
+    return words
+
+
+def _changed(key: str, value: Any, default: Any) -> Iterator[str]:
+    if value == default:
+        return
+    if isinstance(value, dict) and default:
+        for name, inner in value.items():
+            yield from _changed(f"{key}.{name}", inner, default.get(name))
+    else:
+        yield f"{key}={_typed(value)}"
+
+
+def _typed(value: Any) -> str:
+    """Return a value as one types it on Hydra's command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_typed(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_typed, value)) + "]"
+    return str(value)

@@ -1,0 +1,268 @@
+"""One stage in Docker containers: how each host is started, followed, stopped and cleaned up after."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launchers import docker
+from launchers.attached import FAILED_GRACE_S, AttachedHosts, attach
+from launchers.base import HostEnd
+from launchers.docker import DockerError
+from launchers.local import SOURCE, read_failure
+from videolift.entry import STOPPED_EXIT_CODE
+from videolift.workspace import CONTAINER_ROOT, Kind, Workspace
+
+# Labels of our containers and networks. The lock is the file that their launcher holds while it lives.
+LOCK_LABEL = "videolift.lock"
+FOLDER_LABEL = "videolift.folder"  # of the hosts' files
+USER_LABEL = "videolift.user"  # whose they are
+
+CODE_CHANNEL = "code"  # of our source, where the image does not bring it; the SageMaker SDK's name for it
+KILL_INTERVAL_S = 0.5
+SIGNAL_EXIT_CODES = range(129, 160)  # a shell's and Docker's code of a process that a signal ended: 128 + its number
+OUT_OF_MEMORY = (
+    "memory ran out: {limit}; give it more, or lower preprocess.workers, model.batch or the size of the clips"
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the containers of one stage have in common."""
+
+    stage_id: str
+    kind: Kind
+    image: str
+    ships_source: bool  # mount our source and run it from there
+    spaces: Mapping[str, Workspace]  # by host
+    lock: Path
+    memory: str | None = None
+    cpus: float | None = None
+    gpus: str | None = None
+    isolated: bool = True
+    memory_setting: str = "backend.train.memory"
+
+    @property
+    def folder(self) -> Path:
+        """Folder of all that the containers write."""
+        return next(iter(self.spaces.values())).root.parent
+
+    def labels(self) -> list[str]:
+        values = {LOCK_LABEL: self.lock, FOLDER_LABEL: self.folder, USER_LABEL: os.getuid()}
+        return [word for key, value in values.items() for word in ("--label", f"{key}={value}")]
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether the hosts must reach each other."""
+        return self.kind is Kind.training and len(self.spaces) > 1
+
+
+def run_arguments(setup: Setup, host: str, name: str, network: str | None) -> list[str]:
+    """Return the command that starts one host's container and follows it.
+
+    Args:
+        name: of the container.
+        network: that the hosts share.
+    """
+    space = setup.spaces[host]
+    # Without a network of their own, containers that may reach others get Docker's default one.
+    net = network or ("none" if setup.isolated else "bridge")
+    return [
+        *("docker", "run", "--interactive", "--name", name, *setup.labels()),
+        *("--platform", docker.PLATFORM, "--pull", "never", "--network", net, "--hostname", host),
+        *(("--network-alias", host) if network else ()),
+        *("--security-opt", "label=disable"),  # SELinux would hide the folders below
+        *(("--memory", setup.memory, "--memory-swap", setup.memory) if setup.memory else ()),
+        *(("--cpus", f"{setup.cpus:g}") if setup.cpus else ()),
+        *(("--gpus", setup.gpus) if setup.gpus else ()),
+        *("--env", "PYTHONUNBUFFERED=1"),
+        *docker.mount(space.root, str(CONTAINER_ROOT), writable=True),
+        *(word for channel, folder in _inputs(setup, space).items() for word in docker.mount(folder, channel)),
+        *_program(setup),
+    ]
+
+
+def _inputs(setup: Setup, space: Workspace) -> dict[str, Path]:
+    """Return the folders that a container reads, by where it sees them."""
+    channels = dict(space.channels)
+    if setup.ships_source:
+        channels[CODE_CHANNEL] = SOURCE
+    return {space.mount_point(name): folder.resolve() for name, folder in channels.items()}
+
+
+def _program(setup: Setup) -> list[str]:
+    """Return the image and what it is to run: as SageMaker would, and with an eye on us."""
+    words = [*(("train",) if setup.kind is Kind.training else ()), "--until-stdin-closes"]
+    if not setup.ships_source:
+        return [setup.image, *words]
+    script = f"{next(iter(setup.spaces.values())).mount_point(CODE_CHANNEL)}/stage.py"
+    return ["--entrypoint", "python3", setup.image, script, *words]
+
+
+class ContainerJob:
+    """The containers of one stage."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        token = secrets.token_hex(3)  # the same stage may be computed for two outputs folders at once
+        self._names = {host: f"videolift-{setup.stage_id}-{token}-{host}" for host in setup.spaces}
+        self._network = f"videolift-{setup.stage_id}-{token}" if setup.needs_network else None
+        self._hosts = AttachedHosts()
+
+    @classmethod
+    def start(cls, setup: Setup) -> ContainerJob:
+        """Start a container a host; where that is interrupted, none is left."""
+        job = cls(setup)
+        try:
+            job._create_network()
+            for host, name in job._names.items():
+                command = run_arguments(setup, host, name, job._network)
+                job._hosts.add(host, attach(command, os.environ, lifeline=True))
+        except BaseException:
+            job.close()
+            raise
+        return job
+
+    def _create_network(self) -> None:
+        if self._network:
+            internal = ["--internal"] if self._setup.isolated else []
+            docker.call("network", "create", *internal, *self._setup.labels(), self._network)
+
+    def follow(self) -> Iterator[tuple[str, str]]:
+        for host, line in self._hosts.lines():
+            if line is None:
+                self.stop(FAILED_GRACE_S)
+            else:
+                yield host, line
+
+    def stop(self, grace_s: float) -> None:
+        threading.Thread(target=self._stop, args=(grace_s,), daemon=True).start()
+
+    def _stop(self, grace_s: float) -> None:
+        deadline = time.monotonic() + grace_s
+        for process in self._hosts.processes.values():
+            if process.stdin is not None:
+                with contextlib.suppress(OSError):  # it has just ended
+                    process.stdin.close()  # reaches a container that is only being created, which no signal does
+        self._each_running("kill", "--signal", "TERM")
+        for process in self._hosts.processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+        while self._each_running("kill"):
+            time.sleep(KILL_INTERVAL_S)
+
+    def _each_running(self, *command: str) -> bool:
+        """Run a command of Docker on every container that has not ended, and return whether there are any."""
+        running = [name for host, name in self._names.items() if self._hosts.processes[host].poll() is None]
+        for name in running:
+            with contextlib.suppress(DockerError):  # not there yet, or no more
+                docker.call("container", *command, name)
+        return bool(running)
+
+    def ends(self) -> list[HostEnd]:
+        return [self._end(host) for host in self._hosts.in_order_of_failure()]
+
+    def _end(self, host: str) -> HostEnd:
+        code = self._hosts.processes[host].wait()
+        failure = read_failure(self._setup.spaces[host])
+        if code in SIGNAL_EXIT_CODES and code != STOPPED_EXIT_CODE:
+            code = 128 - code
+        return HostEnd(host, code, failure, self._remark(host) if code else "")
+
+    def _remark(self, host: str) -> str:
+        """Return what the engine knows of a failed container."""
+        try:
+            state = docker.details("container", self._names[host])["State"]
+        except DockerError as error:
+            if error.gone:  # it was never created: what Docker printed says why
+                return ""
+            raise
+        if state.get("OOMKilled"):
+            setup = self._setup
+            limit = f"the limit is {setup.memory_setting}={setup.memory}" if setup.memory else "all that Docker may use"
+            return OUT_OF_MEMORY.format(limit=limit)
+        return str(state.get("Error") or "")
+
+    def close(self) -> None:
+        for process in self._hosts.processes.values():
+            if process.poll() is None:
+                self._each_running("kill")
+                process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+        docker.remove("container", list(self._names.values()))
+        if self._network:
+            docker.remove("network", [self._network])
+        own(self._setup.folder, self._setup.image)
+
+
+def own(folder: Path, image: str) -> None:
+    """Give the user what root wrote in a container."""
+    user = os.getuid()
+    if user == 0 or not folder.is_dir() or not _has_files_of_others(folder, user):
+        return
+    target = "/videolift"
+    docker.call(
+        *("run", "--rm", "--network", "none", "--platform", docker.PLATFORM, "--pull", "never", "--user", "0"),
+        *("--security-opt", "label=disable", *docker.mount(folder, target, writable=True), "--entrypoint", "chown"),
+        *(image, "--recursive", "--no-dereference", f"{user}:{os.getgid()}", target),
+    )
+
+
+def _has_files_of_others(folder: Path, user: int) -> bool:
+    return any(
+        path.lstat().st_uid != user
+        for parent, folders, files in os.walk(folder)
+        for path in (Path(parent), *(Path(parent, name) for name in (*folders, *files)))
+    )
+
+
+def remove_orphans(grace_s: float) -> list[str]:
+    """Stop and remove what launchers of this user that died have left; return the names of the containers.
+
+    A launcher that lives holds the lock that its containers name.
+    """
+    removed = []
+    with contextlib.ExitStack() as held:
+        dead: dict[str, bool] = {}
+        for kind in ("container", "network"):
+            for one in docker.labelled(kind, f"{USER_LABEL}={os.getuid()}"):
+                found = docker.details(kind, one)
+                labels = found["Config"]["Labels"] if kind == "container" else found["Labels"]
+                lock = str(labels.get(LOCK_LABEL))
+                if lock not in dead:
+                    dead[lock] = _take(Path(lock), held)
+                if not dead[lock]:
+                    continue
+                if kind == "container":
+                    # It stops by itself, as its stdin was closed, but may be writing a checkpoint.
+                    docker.call("stop", "--time", f"{grace_s:.0f}", one, timeout_s=grace_s + docker.ANSWER_TIMEOUT_S)
+                    removed.append(str(found["Name"]).lstrip("/"))
+                docker.remove(kind, [one])
+                if kind == "container":
+                    own(Path(str(labels.get(FOLDER_LABEL))), str(found["Image"]))
+    return removed
+
+
+def _take(lock: Path, held: contextlib.ExitStack) -> bool:
+    """Hold a lock until the stack ends; return False where a process that lives has it."""
+    try:
+        file = held.enter_context(lock.open("a"))
+    except OSError:  # the outputs folder was deleted
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

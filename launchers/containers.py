@@ -1,0 +1,129 @@
+"""``backend=sagemaker-local``: every host of a stage is a container on this machine, as SageMaker would start it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launchers import docker, shares
+from launchers.base import Stage
+from launchers.building import Recipe, before_building, build, pull
+from launchers.cache import Cache
+from launchers.config import Backend, Mode, Resources
+from launchers.container_job import ContainerJob, Setup, remove_orphans
+from launchers.image import PURPOSES, Image, libraries_of, locked_versions, probe, source_of
+from launchers.machine import best_precision
+from videolift.errors import ConfigError
+from videolift.settings import Precision
+from videolift.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class ContainerBackend:
+    """Runs stages in Docker containers."""
+
+    name = "sagemaker-local"
+
+    def __init__(self, settings: Backend, cache: Cache) -> None:
+        self._settings = settings
+        self._cache = cache
+        self._images: dict[str, Image] = {}  # by purpose, those that are here
+
+    def check(self) -> list[str]:
+        problem = docker.engine_problem()
+        return [] if problem is None else [f"backend={self.name}: {problem}"]
+
+    def settle(self, stages: Sequence[str], console: Console) -> None:
+        for purpose in _purposes(stages):
+            brought = self._resources(purpose).image
+            if brought is not None and docker.image_id(brought) is None:
+                pull(brought, console)
+            if docker.image_id(self._reference(purpose)) is not None:
+                self._images[purpose] = self._checked(purpose, probe(self._reference(purpose)))
+
+    def libraries(self, stage: str) -> dict[str, str]:
+        image = self._images.get(PURPOSES[stage])
+        if image is not None:
+            return libraries_of(image.contents, stage, image.reference)
+        return libraries_of(locked_versions(PURPOSES[stage]), stage)
+
+    def precision(self) -> Precision:
+        return best_precision(gpus=self._settings.gpus is not None)
+
+    def make_ready(self, stages: Sequence[str], console: Console) -> None:
+        for name in remove_orphans(self._settings.grace_s):
+            console.print(f"removed container {name}, left by a launcher that died", soft_wrap=True)
+        missing = [self._recipe(purpose) for purpose in _purposes(stages) if purpose not in self._images]
+        problems = [problem for recipe in missing if (problem := before_building(recipe))]
+        if problems:
+            raise ConfigError("\n".join(problems))
+        for recipe in missing:
+            build(recipe, console)
+            self._images[recipe.purpose] = self._checked(recipe.purpose, probe(recipe.tag))
+
+    def environments(self, stages: Sequence[str]) -> dict[str, dict[str, str]]:
+        images = {purpose: self._images[purpose] for purpose in _purposes(stages) if purpose in self._images}
+        return {f"{name} image": {"python": image.python, **image.versions} for name, image in images.items()}
+
+    def submit(self, stage: Stage) -> ContainerJob:
+        spaces = {}
+        for host in stage.hosts:
+            folders = {
+                channel: shares.hard_link_or_copy(hosts[host], stage.folder.share(channel, host))
+                for channel, hosts in stage.dealt.items()
+            }
+            spaces[host] = stage.workspace(host, folders)
+            spaces[host].lay_out(mounted=True)
+        return ContainerJob.start(self._setup(stage, spaces))
+
+    def _setup(self, stage: Stage, spaces: dict[str, Workspace]) -> Setup:
+        purpose = PURPOSES[stage.plan.stage]
+        resources = self._resources(purpose)
+        return Setup(
+            stage_id=stage.plan.id,
+            kind=stage.kind,
+            image=self._reference(purpose),
+            ships_source=resources.mode is Mode.byos,
+            spaces=spaces,
+            lock=self._cache.lock_file(stage.plan.id),
+            memory=resources.memory,
+            memory_setting=f"backend.{purpose}.memory",
+            cpus=resources.cpus,
+            gpus=self._settings.gpus if purpose == "train" else None,
+            isolated=self._settings.network_isolation,
+        )
+
+    def _resources(self, purpose: str) -> Resources:
+        return self._settings.preprocess if purpose == "preprocess" else self._settings.train
+
+    def _reference(self, purpose: str) -> str:
+        return self._resources(purpose).image or self._recipe(purpose).tag
+
+    def _recipe(self, purpose: str) -> Recipe:
+        resources, build_settings = self._resources(purpose), self._settings.build
+        wheels = Path(build_settings.wheels).expanduser().resolve() if build_settings.wheels else None
+        return Recipe(
+            purpose=purpose,
+            base_image=resources.base_image,
+            own_source=resources.mode is Mode.byoc,
+            pip_index_url=build_settings.pip_index_url,
+            pip_trusted_host=build_settings.pip_trusted_host,
+            wheels=wheels,
+        )
+
+    def _checked(self, purpose: str, image: Image) -> Image:
+        """Refuse an image that is to bring our source and brings another one: stage ids stand for the source here."""
+        if self._resources(purpose).mode is Mode.byoc and image.source != source_of():
+            brings = "another version of videolift than the one here" if image.source else "no videolift"
+            raise ConfigError(
+                f"backend.{purpose}.image: {image.reference} brings {brings}; say backend.{purpose}.mode=byos to ship "
+                "the source to it, or build it anew"
+            )
+        return image
+
+
+def _purposes(stages: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(PURPOSES[stage] for stage in stages))

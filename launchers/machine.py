@@ -1,0 +1,42 @@
+"""What this machine computes best in."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from importlib.metadata import distributions
+from pathlib import Path
+
+from videolift.settings import Precision
+
+CPUINFO = Path("/proc/cpuinfo")
+BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}  # without them bfloat16 is emulated and slower than float32
+BFLOAT16_GPU = 8.0  # CUDA compute capability from which on tensor cores take bfloat16
+
+
+def best_precision(*, gpus: bool) -> Precision:
+    """Return the fastest arithmetic that trains as well as float32.
+
+    Args:
+        gpus: whether the stages can use this machine's GPUs.
+    """
+    capability = _gpu_capability() if gpus else None
+    if capability is not None:
+        return Precision.mixed_bfloat16 if capability >= BFLOAT16_GPU else Precision.mixed_float16
+    flags = CPUINFO.read_text().split() if CPUINFO.is_file() else []
+    return Precision.mixed_bfloat16 if BFLOAT16_FLAGS & set(flags) else Precision.float32
+
+
+def has_cuda_libraries() -> bool:
+    """Tell whether TensorFlow here can use a GPU: its wheel brings no CUDA, ``tensorflow[and-cuda]`` does."""
+    return any((d.name or "").startswith("nvidia-cudnn") for d in distributions())
+
+
+def _gpu_capability() -> float | None:
+    """Return the lowest CUDA compute capability of this machine's GPUs, None where it has none."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+    lines = answer.stdout.split() if answer.returncode == 0 else []
+    return min((float(line) for line in lines), default=None)

@@ -1,0 +1,64 @@
+"""Gives a host the files that it was dealt, and no others: as links on this machine, as real files to a container."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from launchers.base import Dealt
+
+
+def deal(root: Path, names: Sequence[str], hosts: Sequence[str]) -> dict[str, Dealt]:
+    """Divide files among hosts by their place in the list; one host may see the whole folder."""
+    from videolift.parts import host_of  # numpy, which a plan does not need
+
+    dealt: dict[str, list[str]] = {host: [] for host in hosts}
+    for number, name in enumerate(names):
+        dealt[hosts[host_of(number, len(hosts))]].append(name)
+    return {host: Dealt(root, tuple(files), whole=len(hosts) == 1) for host, files in dealt.items()}
+
+
+def link(dealt: Dealt, folder: Path) -> Path:
+    """Return a folder that holds the share as links: ``folder``, or the root itself where all of it may be seen."""
+    if dealt.whole:
+        return dealt.root
+    _emptied(folder)
+    for name in dealt.names:
+        _parent_of(folder / name).symlink_to((dealt.root / name).resolve())
+    return folder
+
+
+def hard_link_or_copy(dealt: Dealt, folder: Path) -> Path:
+    """Return a folder that holds the share as regular files, which a container that sees nothing else can read.
+
+    The root itself where all of it may be seen and no link leads out of it. Hard links take no space; files of another
+    file system, and links, are copied.
+    """
+    if dealt.whole and not _links(dealt):
+        return dealt.root.resolve()
+    _emptied(folder)
+    for name in dealt.names:
+        source, target = (dealt.root / name).resolve(), _parent_of(folder / name)
+        try:
+            os.link(source, target)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(source, target)
+    return folder
+
+
+def _links(dealt: Dealt) -> bool:
+    """Tell whether a file of the share is a link, or lies below one."""
+    root = dealt.root.resolve()
+    return any((root / name).resolve() != root / name for name in dealt.names)
+
+
+def _emptied(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _parent_of(file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
