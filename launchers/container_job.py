@@ -204,19 +204,18 @@ class ContainerJob:
         docker.remove("container", list(self._names.values()))
         if self._network:
             docker.remove("network", [self._network])
-        own(self._setup.folder, self._setup.image)
+        own(self._setup.folder, self._setup.image, os.getuid(), os.getgid())
 
 
-def own(folder: Path, image: str) -> None:
-    """Give the user what root wrote in a container."""
-    user = os.getuid()
+def own(folder: Path, image: str, user: int, group: int) -> None:
+    """Give a user what root wrote in a container."""
     if user == 0 or not folder.is_dir() or not _has_files_of_others(folder, user):
         return
     target = "/videolift"
     docker.call(
         *("run", "--rm", "--network", "none", "--platform", docker.PLATFORM, "--pull", "never", "--user", "0"),
         *("--security-opt", "label=disable", *docker.mount(folder, target, writable=True), "--entrypoint", "chown"),
-        *(image, "--recursive", "--no-dereference", f"{user}:{os.getgid()}", target),
+        *(image, "--recursive", "--no-dereference", f"{user}:{group}", target),
     )
 
 
@@ -251,7 +250,7 @@ def remove_orphans(grace_s: float) -> list[str]:
                     removed.append(str(found["Name"]).lstrip("/"))
                 docker.remove(kind, [one])
                 if kind == "container":
-                    own(Path(str(labels.get(FOLDER_LABEL))), str(found["Image"]))
+                    own(Path(str(labels.get(FOLDER_LABEL))), str(found["Image"]), os.getuid(), os.getgid())
     return removed
 
 

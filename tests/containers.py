@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
+from launchers.container_job import LOCK_LABEL
 from tests.engine import BASE_IMAGE, docker
 
-__all__ = ["LABEL", "Containers", "docker", "leftovers", "settings_of", "skip_without"]
-
-LABEL = "videolift.run"  # on every container and network that a run makes
+__all__ = ["Containers", "docker", "leftovers", "settings_of", "skip_without", "stage_processes"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def settings_of(wheels: Path) -> tuple[str, ...]:
 
 def leftovers() -> list[str]:
     """Return the containers and networks that runs have left behind."""
-    of_runs = ("--filter", f"label={LABEL}", "--format")
+    of_runs = ("--filter", f"label={LOCK_LABEL}", "--format")
     containers = docker("ps", "--all", *of_runs, "container {{.Names}}")
     networks = docker("network", "ls", *of_runs, "network {{.Name}}")
     return [*containers.splitlines(), *networks.splitlines()]
@@ -46,3 +46,12 @@ def skip_without(problem: str | None) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(problem)
     pytest.skip(problem)
+
+
+def stage_processes(launcher: int, backend: str) -> list[psutil.Process]:
+    """Return the processes on this machine that run the hosts of a launcher's stage."""
+    if backend == "local":
+        children = psutil.Process(launcher).children()
+        return [child for child in children if "videolift.entry" in child.cmdline()]
+    ids = docker("ps", "--quiet", "--filter", f"label={LOCK_LABEL}").split()
+    return [psutil.Process(int(docker("inspect", "--format", "{{.State.Pid}}", one))) for one in ids]

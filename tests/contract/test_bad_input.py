@@ -52,12 +52,7 @@ def test_a_run_that_does_not_exist(tmp_path: Path) -> None:
     assert "no run 'nosuch'" in refused(tmp_path, 2, "action=resume", "run=nosuch")
 
 
-def test_two_hosts_cannot_train_locally_yet(tmp_path: Path, quick: list[str]) -> None:
-    text = refused(tmp_path, 2, *quick, "backend.train.instance_count=2")
-    assert "backend.train.instance_count" in text
-
-
-@pytest.mark.parametrize("name", ["sagemaker-local", "sagemaker-remote", "remote"])
+@pytest.mark.parametrize("name", ["sagemaker-remote", "remote"])
 def test_backends_to_come_say_so(tmp_path: Path, name: str) -> None:
     assert "is not built yet" in refused(tmp_path, 2, f"backend={name}")
 

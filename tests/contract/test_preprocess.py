@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests import runs
+from tests.containers import stage_processes
 
 ONLY = "stages=[preprocess]"
 # Parts of one clip each and one worker: there is something to keep whenever an interruption comes.
@@ -95,11 +96,11 @@ def test_the_host_that_failed_is_told_and_not_that_the_others_were_stopped(
     assert runs.records(tmp_path)[0]["status"] == "FAILED"
 
 
-def test_a_killed_worker_is_a_clear_error_and_no_hang(tmp_path: Path, quick: list[str]) -> None:
+def test_a_killed_worker_is_a_clear_error_and_no_hang(tmp_path: Path, quick: list[str], backend: str) -> None:
     process = runs.start(*quick, ONLY, "preprocess.workers=2", *SIZE, cwd=tmp_path)
     wait_for_parts(process, tmp_path, 1)
-    (entry,) = [p for p in psutil.Process(process.pid).children() if "videolift.entry" in p.cmdline()]
-    entry.children()[0].kill()
+    (entry,) = stage_processes(process.pid, backend)
+    entry.children()[-1].kill()
     ended = runs.wait(process)
     assert ended.code == 5, ended.text
     assert "a preprocessing worker was killed" in ended.err

@@ -6,10 +6,10 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests import runs
+from tests.containers import stage_processes
 
 PREPROCESS = "stages=[preprocess]"
 TRAIN = "stages=[preprocess,train]"
@@ -49,7 +49,7 @@ def test_a_whole_run_leaves_what_the_contract_says(tmp_path: Path, quick: list[s
     assert "preprocess: cached" in other.out and "train: cached" not in other.out
 
 
-def test_3_epochs_kill_and_3_more_are_6_epochs(tmp_path: Path, quick: list[str]) -> None:
+def test_3_epochs_kill_and_3_more_are_6_epochs(tmp_path: Path, quick: list[str], backend: str) -> None:
     # Epochs of some tenths of a second: the kill is sure to come before the last one.
     size = ("preprocess.height=48", "preprocess.width=48", "preprocess.depth=10")
     settings = [*quick, *size, TRAIN, "model.epoch=6", "model.dropout=true"]
@@ -59,7 +59,7 @@ def test_3_epochs_kill_and_3_more_are_6_epochs(tmp_path: Path, quick: list[str])
     runs.run(*settings, cwd=straight)
     process = runs.start(*settings, cwd=killed)
     wait_for_epoch(process, killed, 3)
-    (trainer,) = [p for p in psutil.Process(process.pid).children() if "videolift.entry" in p.cmdline()]
+    (trainer,) = stage_processes(process.pid, backend)
     trainer.kill()
     assert runs.wait(process).code == 5
     again = runs.run(*settings, cwd=killed)

@@ -150,8 +150,8 @@ BAD = {
     "tracking.url=x": "there is no setting tracking.url; did you mean tracking.uri? (launchers/config.py)",
     "modle=cnn2d": "there is no setting modle; did you mean model? (conf/model/)",
     "experimnt=demo_quick": "there is no setting experimnt; did you mean experiment? (conf/experiment/)",
-    "backend.train.foo=1": "there is no setting backend.train.foo; backend.train has instance_count, mode, image, base_image, "
-    "memory, cpus (launchers/config.py)",
+    "backend.train.foo=1": "there is no setting backend.train.foo; backend.train has instance_count, mode, "
+    "image, base_image, memory, cpus (launchers/config.py)",
     "tags.a.b=1": "there is no setting tags.a.b; the top level has action, run, stages, outputs, seed, name, tags, "
     "backend, data, preprocess, model, tracking (launchers/config.py)",
     "data=ucf11": "data has no choice 'ucf11', it has demo, folder, manifest, npz, prefix, ucf101; did you mean "
