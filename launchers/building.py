@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import signal
 import subprocess
 import tarfile
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from launchers import docker
@@ -144,9 +145,13 @@ def build(recipe: Recipe, console: Console) -> None:
     if problem := index_problem(recipe.pip_index_url):
         raise ConfigError(problem)
     with _shown(console, f"building {recipe.tag}") as show:
-        ended = _run(build_command(recipe), lambda line: show(step_of(line)), lambda pipe: write_context(recipe, pipe))
-    if ended.code:
-        raise DockerError(f"{recipe.tag}: was not built: {build_remedy(recipe, ended.text)}\n{ended.last_lines}")
+        ended = _run(
+            build_command(recipe),
+            lambda line: show(step_of(line), detail_of(line)),
+            lambda pipe: write_context(recipe, pipe),
+        )
+        if ended.code:
+            raise DockerError(f"{recipe.tag}: was not built: {build_remedy(recipe, ended.text)}\n{ended.last_lines}")
 
 
 def build_command(recipe: Recipe) -> list[str]:
@@ -176,11 +181,15 @@ def write_context(recipe: Recipe, stream: IO[bytes]) -> None:
                 archive.addfile(entry, content)
 
 
+BUILDKIT = r"(?:#\d+ [\d.]+ )?"  # before what a command prints
 STEPS = (
-    re.compile(r"Step (?P<step>\d+/\d+) : (?P<text>.+)"),  # the classic builder
-    re.compile(r"#\d+ \[(?:[\w-]+ )?(?P<step>\d+/\d+)\] (?P<text>.+)"),  # BuildKit
+    re.compile(
+        r"Step (?P<step>\d+/\d+) : (?P<text>(?:FROM|COPY|RUN) .+)"
+    ),  # of the classic builder; others take no time
+    re.compile(r"#\d+ \[(?:[\w-]+ )?(?P<step>\d+/\d+)\] (?P<text>.+)"),  # of BuildKit
 )
-OUR_LINE = re.compile(r"(?:#\d+ [\d.]+ )?videolift: (?P<text>.+)")  # of install.py, as either builder passes it on
+OUR_LINE = re.compile(BUILDKIT + r"videolift: (?P<text>.+)")  # install.py's
+PIP_LINE = re.compile(BUILDKIT + r"(?P<text>(?:Collecting|Downloading|Processing|Installing) .+)")
 
 
 def step_of(line: str) -> str | None:
@@ -189,6 +198,12 @@ def step_of(line: str) -> str | None:
         return said["text"]
     step = next((found for form in STEPS if (found := form.match(line))), None)
     return f"step {step['step']}: {step['text']}" if step else None
+
+
+def detail_of(line: str) -> str | None:
+    """Return what a line of a build's output says of the library that is being installed, None where nothing."""
+    said = PIP_LINE.match(line)
+    return said["text"] if said else None
 
 
 def build_remedy(recipe: Recipe, output: str) -> str:
@@ -206,7 +221,7 @@ def build_remedy(recipe: Recipe, output: str) -> str:
             + _how_to_fill(recipe)
         ),
         r"no wheel of the locked version": f"wheels are missing; {_how_to_fill(recipe)}",
-        r"no matching distribution|retrying \(retry|connection to \S+ timed out|newconnectionerror": (
+        r"no matching distribution|retrying \(retry|network bridge not found": (
             f"wheels do not fit {recipe.base_image}; {_how_to_fill(recipe)}"
             if recipe.wheel_files
             else "the package index cannot be reached or lacks a library; say backend.build.pip_index_url=MIRROR, or "
@@ -242,8 +257,8 @@ def pull(reference: str, console: Console) -> None:
     with _shown(console, f"fetching {reference}") as show:
         command = ["docker", "pull", "--platform", docker.PLATFORM, reference]
         ended = _run(command, lambda line: show(layers.after(line)))
-    if ended.code:
-        raise DockerError(f"{reference}: was not fetched: {pull_remedy(reference, ended.text)}\n{ended.last_lines}")
+        if ended.code:
+            raise DockerError(f"{reference}: was not fetched: {pull_remedy(reference, ended.text)}\n{ended.last_lines}")
 
 
 class Layers:
@@ -290,6 +305,9 @@ def pull_remedy(reference: str, output: str) -> str:
     )
 
 
+COLOUR = re.compile(r"\x1b\[[\d;]*m")  # the classic builder paints what a command prints to stderr
+
+
 @dataclass(frozen=True)
 class _Ended:
     code: int
@@ -319,7 +337,7 @@ def _run(command: list[str], told: Callable[[str], None], feed: Callable[[IO[byt
     try:
         feeder.start()
         for raw in io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace"):
-            line = redacted_text(raw.rstrip())
+            line = redacted_text(COLOUR.sub("", raw).rstrip())
             if line:
                 kept.append(line)
                 told(line)
@@ -355,38 +373,48 @@ class _Feeder(threading.Thread):
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # with its plugins, which buildx is
         try:
             process.wait(END_GRACE_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
+class _Show(Protocol):
+    def __call__(self, news: str | None, detail: str | None = None) -> None:
+        """Show how far it is; a detail only where it does not stay."""
+
+
 @contextmanager
-def _shown(console: Console, what: str) -> Iterator[Callable[[str | None], None]]:
-    """Show what is being done: a moving line on a terminal, otherwise a line whenever there is news."""
+def _shown(console: Console, what: str) -> Iterator[_Show]:
+    """Show what is being done: one line that moves on a terminal, otherwise a line whenever there is news."""
     from rich.text import Text
 
     started = time.monotonic()
-    said: set[str] = set()
-
-    def tell(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
     if console.is_terminal:
         with console.status(Text(what)) as status:
-            yield lambda news: status.update(Text(f"{what}: {news}"[: console.width - 4])) if news else None
-    else:
-        tell(what)
 
-        def show(news: str | None) -> None:
+            def show(news: str | None, detail: str | None = None) -> None:
+                if text := news or detail:
+                    status.update(Text(f"{what}: {text}"[: console.width - 4]))
+
+            yield show
+    else:
+        _say(console, what)
+        said: set[str] = set()
+
+        def tell(news: str | None, detail: str | None = None) -> None:
             if news and news not in said:  # BuildKit repeats itself
                 said.add(news)
-                tell(f"  {news}")
+                _say(console, f"  {news}")
 
-        yield show
-    tell(f"{what}: {time.monotonic() - started:.0f} s")
+        yield tell
+    _say(console, f"{what}: {time.monotonic() - started:.0f} s")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _reason(reasons: dict[str, str], output: str, otherwise: str) -> str:

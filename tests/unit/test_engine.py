@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import engine
+from tests import containers, engine
 from tests.engine import Engine, EngineError
 
 ANSWERS = f"""\
@@ -141,6 +141,16 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     pretend(tmp_path, "", "dockerd")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert engine.missing_for_engine() == "a Docker engine of our own needs root."
+
+
+def test_what_is_missing_skips_a_test_and_fails_it_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    containers.skip_without(None)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no dockerd"):
+        containers.skip_without("no dockerd")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="no dockerd"):
+        containers.skip_without("no dockerd")
 
 
 def test_only_an_engine_on_this_machine_is_found(programs: Path) -> None:
