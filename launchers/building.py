@@ -182,10 +182,8 @@ def write_context(recipe: Recipe, stream: IO[bytes]) -> None:
 
 
 BUILDKIT = r"(?:#\d+ [\d.]+ )?"  # before what a command prints
-STEPS = (
-    re.compile(
-        r"Step (?P<step>\d+/\d+) : (?P<text>(?:FROM|COPY|RUN) .+)"
-    ),  # of the classic builder; others take no time
+STEPS = (  # those that take time
+    re.compile(r"Step (?P<step>\d+/\d+) : (?P<text>(?:FROM|COPY|RUN) .+)"),  # of the classic builder
     re.compile(r"#\d+ \[(?:[\w-]+ )?(?P<step>\d+/\d+)\] (?P<text>.+)"),  # of BuildKit
 )
 OUR_LINE = re.compile(BUILDKIT + r"videolift: (?P<text>.+)")  # install.py's
@@ -233,7 +231,7 @@ def build_remedy(recipe: Recipe, output: str) -> str:
             for pattern, reason in UNREACHABLE.items()
         },
     }
-    return _reason(reasons, output, "its last lines are")
+    return _reason(reasons, output, "the last lines of what Docker says")
 
 
 UNREACHABLE = {
@@ -301,7 +299,7 @@ def pull_remedy(reference: str, output: str) -> str:
         {r"no space left on device": "Docker's disk is full; `docker system prune` removes what no container uses"}
         | {pattern: f"{reason}; {remedy}" for (pattern, reason), remedy in reasons},
         output,
-        "its last lines are",
+        "the last lines of what Docker says",
     )
 
 

@@ -208,7 +208,7 @@ def test_what_a_killed_launcher_leaves_is_removed_by_the_next_start(tmp_path: Pa
             break
     again.terminate()
     assert runs.wait(again).code == 130
-    assert said.count("left by a launcher that died") == 2
+    assert said.count("removed container videolift-train-") == 2
     assert "goes on with run" in said
     assert "goes on after epoch" in said
 
