@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
+POLL_S = 1.0
 FAILED_GRACE_S = 30.0  # that the other hosts of a failed stage get to end
 
 
@@ -35,16 +36,25 @@ class AttachedHosts:
         self.processes: dict[str, subprocess.Popen[str]] = {}
         self.failed: list[str] = []  # hosts, in the order in which they failed
         self._running: dict[str, subprocess.Popen[str]] = {}
+        self._pumps: dict[str, threading.Thread] = {}
         self._lines: queue.Queue[tuple[str, str | None]] = queue.Queue()
 
     def add(self, host: str, process: subprocess.Popen[str]) -> None:
         self.processes[host] = self._running[host] = process
-        threading.Thread(target=_pump, args=(host, process, self._lines), daemon=True).start()
+        self._pumps[host] = threading.Thread(target=_pump, args=(host, process, self._lines), daemon=True)
+        self._pumps[host].start()
 
     def lines(self) -> Iterator[tuple[str, str | None]]:
         """Yield (host, line of output), and (host, None) once when its process has failed, until all have ended."""
         while self._running:
-            host, line = self._lines.get()
+            try:
+                host, line = self._lines.get(timeout=POLL_S)
+            except queue.Empty:
+                # An interrupt may have come between taking a host's end from the queue and noting it.
+                ended = [host for host in self._running if not self._pumps[host].is_alive()]
+                if not ended or not self._lines.empty():
+                    continue
+                host, line = ended[0], None
             if line is not None:
                 yield host, line
             elif self._running.pop(host).wait() != 0:
@@ -57,6 +67,7 @@ class AttachedHosts:
 
 def _pump(host: str, process: subprocess.Popen[str], lines: queue.Queue[tuple[str, str | None]]) -> None:
     if process.stdout is not None:
-        for line in process.stdout:
-            lines.put((host, line.rstrip("\n")))
+        with process.stdout:
+            for line in process.stdout:
+                lines.put((host, line.rstrip("\n")))
     lines.put((host, None))

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ from launchers.docker import DockerError
 from launchers.image import IMAGES, requirement_file
 from launchers.images import install
 from launchers.redaction import redacted_text
-from videolift.errors import ConfigError, VideoliftError
+from videolift.errors import ConfigError
 from videolift.provenance import FOLDER
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ LAST_LINES = 15  # of a failed build, shown
 KEPT_LINES = 200  # of a failed build, searched for its reason
 END_GRACE_S = 10.0  # for `docker` to tell the engine that the build is not wanted any more
 # What the engine stores while it builds, measured: the wheels, the libraries, and a copy of these.
-NEEDED_BYTES = {"preprocess": 1_500_000_000, "train": 8_000_000_000}
+NEEDED_BYTES = {"preprocess": 1_500_000_000, "train": 9_000_000_000}
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,17 @@ class Recipe:
     pip_trusted_host: str | None = None
     wheels: Path | None = None  # folder to install from instead of an index
 
-    @property
+    @cached_property
+    def contents(self) -> dict[str, bytes]:
+        """What the image is made of but for wheels, read once: a file that changes during a build is not in it."""
+        return {name: path.read_bytes() for name, path in sorted((self.image_files | self.source_files).items())}
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of what determines the image's contents, wherever they are fetched from."""
         digest = hashlib.sha256(f"{self.base_image}\0{self.target}\0".encode())
-        for name, path in sorted((self.image_files | self.source_files).items()):
-            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+        for name, content in self.contents.items():
+            digest.update(name.encode() + b"\0" + content + b"\0")
         return digest.hexdigest()
 
     @property
@@ -101,13 +107,9 @@ class Recipe:
     @property
     def files(self) -> dict[str, Path]:
         """All that ``docker build`` is sent."""
-        note = {"launchers/images/wheels/README.md": IMAGES / "wheels" / "README.md"}  # the folder has to be there
-        return {**self.image_files, **note, **self.source_files, **self.wheel_files}
-
-
-def is_built(recipe: Recipe) -> bool:
-    """Tell whether the image is here already."""
-    return docker.image_id(recipe.tag) is not None
+        # The folder has to be there; its file that never changes spoils no layer of the engine's cache.
+        kept = {"launchers/images/wheels/.gitignore": IMAGES / "wheels" / ".gitignore"}
+        return {**self.image_files, **kept, **self.source_files, **self.wheel_files}
 
 
 def before_building(recipe: Recipe) -> str | None:
@@ -175,9 +177,10 @@ def write_context(recipe: Recipe, stream: IO[bytes]) -> None:
     """Write a tar of the files that the image is made of, the same bytes for the same files."""
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for name, path in sorted(recipe.files.items()):
-            with path.open("rb") as content:
+            read = recipe.contents.get(name)
+            with io.BytesIO(read) if read is not None else path.open("rb") as content:
                 entry = tarfile.TarInfo(name)
-                entry.size = os.fstat(content.fileno()).st_size
+                entry.size = len(read) if read is not None else path.stat().st_size
                 archive.addfile(entry, content)
 
 
@@ -211,8 +214,8 @@ def build_remedy(recipe: Recipe, output: str) -> str:
         r"no space left on device": "Docker's disk is full; `docker system prune` removes what no container uses",
         r"buildx component is missing": "DOCKER_BUILDKIT is set, but Docker's buildx is not installed; unset it",
         r"the locked libraries are for|no module named pip|\"python3\": executable file not found": (
-            f"{recipe.base_image} has not the Python that the libraries need; name an image with Python 3.11 or 3.12 "
-            f"and pip: {base}=IMAGE"
+            f"{recipe.base_image} does not have the Python that the libraries need; name an image with Python 3.11 or "
+            f"3.12 and pip: {base}=IMAGE"
         ),
         r"do not match the hashes": (
             "a library is not the file that the lock file names; use another index, or wheels from a trusted one: "
@@ -269,12 +272,11 @@ class Layers:
     def after(self, line: str) -> str | None:
         """Return how many layers are here after another line, None where that is no news."""
         layer, _, state = line.partition(": ")
-        before = len(self._here)
         if state in ("Pulling fs layer", "Already exists"):
             self._known.add(layer)
         if state in ("Pull complete", "Already exists"):
             self._here.add(layer)
-        return f"{len(self._here)} of {len(self._known)} layers" if len(self._here) > before else None
+        return f"{len(self._here)} of {len(self._known)} layers" if state == "Pull complete" else None
 
 
 ECR = re.compile(r"(?P<registry>\d{12}\.dkr\.ecr\.(?P<region>[\w-]+)\.amazonaws\.com(?:\.cn)?)/")
@@ -334,15 +336,17 @@ def _run(command: list[str], told: Callable[[str], None], feed: Callable[[IO[byt
     kept: deque[str] = deque(maxlen=KEPT_LINES)
     try:
         feeder.start()
-        for raw in io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace"):
-            line = redacted_text(COLOUR.sub("", raw).rstrip())
-            if line:
-                kept.append(line)
-                told(line)
+        with io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace") as output:
+            for raw in output:
+                line = redacted_text(COLOUR.sub("", raw).rstrip())
+                if line:
+                    kept.append(line)
+                    told(line)
         code = process.wait()
     finally:
         _end(process)
-        feeder.join()
+        if feeder.ident is not None:  # it was started
+            feeder.join()
     if feeder.error is not None:
         raise feeder.error
     return _Ended(code, "\n".join(kept))
@@ -355,7 +359,7 @@ class _Feeder(threading.Thread):
         super().__init__(daemon=True)
         self._pipe = pipe
         self._feed = feed
-        self.error: OSError | VideoliftError | None = None
+        self.error: OSError | None = None
 
     def run(self) -> None:
         if self._pipe is None or self._feed is None:

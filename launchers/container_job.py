@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from launchers import docker
 from launchers.attached import FAILED_GRACE_S, AttachedHosts, attach
@@ -28,6 +29,15 @@ USER_LABEL = "videolift.user"  # whose they are
 
 CODE_CHANNEL = "code"  # of our source, where the image does not bring it; the SageMaker SDK's name for it
 KILL_INTERVAL_S = 0.5
+OWN_TIMEOUT_S = 600.0
+# Python, which every image for stages has; links are not followed.
+OWN = """
+import os, sys
+folder, user, group = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+for parent, folders, files in os.walk(folder):
+    for name in (".", *folders, *files):
+        os.lchown(os.path.join(parent, name), user, group)
+"""
 SIGNAL_EXIT_CODES = range(129, 160)  # a shell's and Docker's code of a process that a signal ended: 128 + its number
 OUT_OF_MEMORY = (
     "memory ran out: {limit}; give it more, or lower preprocess.workers, model.batch or the size of the clips"
@@ -79,6 +89,7 @@ def run_arguments(setup: Setup, host: str, name: str, network: str | None) -> li
         *("docker", "run", "--interactive", "--name", name, *setup.labels()),
         *("--platform", docker.PLATFORM, "--pull", "never", "--network", net, "--hostname", host),
         *(("--network-alias", host) if network else ()),
+        *("--user", "0"),  # as the service expects of an image
         *("--security-opt", "label=disable"),  # SELinux would hide the folders below
         *(("--memory", setup.memory, "--memory-swap", setup.memory) if setup.memory else ()),
         *(("--cpus", f"{setup.cpus:g}") if setup.cpus else ()),
@@ -161,7 +172,7 @@ class ContainerJob:
 
     def _each_running(self, *command: str) -> bool:
         """Run a command of Docker on every container that has not ended, and return whether there are any."""
-        running = [name for host, name in self._names.items() if self._hosts.processes[host].poll() is None]
+        running = [self._names[host] for host, process in self._hosts.processes.items() if process.poll() is None]
         for name in running:
             with contextlib.suppress(DockerError):  # not there yet, or no more
                 docker.call("container", *command, name)
@@ -197,14 +208,14 @@ class ContainerJob:
                 self._each_running("kill")
                 process.kill()
             process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
+            if process.stdin is not None:
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+        # Before the containers are removed: their labels are how the next start would know of these files.
+        own(self._setup.folder, self._setup.image, os.getuid(), os.getgid())
         docker.remove("container", list(self._names.values()))
         if self._network:
             docker.remove("network", [self._network])
-        own(self._setup.folder, self._setup.image, os.getuid(), os.getgid())
 
 
 def own(folder: Path, image: str, user: int, group: int) -> None:
@@ -214,8 +225,9 @@ def own(folder: Path, image: str, user: int, group: int) -> None:
     target = "/videolift"
     docker.call(
         *("run", "--rm", "--network", "none", "--platform", docker.PLATFORM, "--pull", "never", "--user", "0"),
-        *("--security-opt", "label=disable", *docker.mount(folder, target, writable=True), "--entrypoint", "chown"),
-        *(image, "--recursive", "--no-dereference", f"{user}:{group}", target),
+        *("--security-opt", "label=disable", *docker.mount(folder, target, writable=True), "--entrypoint", "python3"),
+        *(image, "-c", OWN, target, str(user), str(group)),
+        timeout_s=OWN_TIMEOUT_S,
     )
 
 
@@ -235,33 +247,62 @@ def remove_orphans(grace_s: float) -> list[str]:
     removed = []
     with contextlib.ExitStack() as held:
         dead: dict[str, bool] = {}
-        for kind in ("container", "network"):
-            for one in docker.labelled(kind, f"{USER_LABEL}={os.getuid()}"):
-                found = docker.details(kind, one)
-                labels = found["Config"]["Labels"] if kind == "container" else found["Labels"]
-                lock = str(labels.get(LOCK_LABEL))
+        for kind, one in _labelled(f"{USER_LABEL}={os.getuid()}"):
+            with _gone_is_fine():
+                lock = str(_labels(kind, docker.details(kind, one)).get(LOCK_LABEL))
                 if lock not in dead:
                     dead[lock] = _take(Path(lock), held)
-                if not dead[lock]:
-                    continue
-                if kind == "container":
-                    # It stops by itself, as its stdin was closed, but may be writing a checkpoint.
-                    docker.call("stop", "--time", f"{grace_s:.0f}", one, timeout_s=grace_s + docker.ANSWER_TIMEOUT_S)
-                    removed.append(str(found["Name"]).lstrip("/"))
-                docker.remove(kind, [one])
-                if kind == "container":
-                    own(Path(str(labels.get(FOLDER_LABEL))), str(found["Image"]), os.getuid(), os.getgid())
+                if dead[lock]:
+                    removed += _remove(kind, one, grace_s)
     return removed
 
 
+def remove_left(lock: Path, grace_s: float) -> None:
+    """Stop and remove what the earlier holder of a lock has left; for who holds it now."""
+    for kind, one in _labelled(f"{LOCK_LABEL}={lock}"):
+        with _gone_is_fine():
+            _remove(kind, one, grace_s)
+
+
+def _remove(kind: str, one: str, grace_s: float) -> list[str]:
+    found = docker.details(kind, one)
+    if kind == "network":
+        docker.remove(kind, [one])
+        return []
+    # It stops by itself, as its stdin was closed, but may be writing a checkpoint.
+    docker.call("stop", "--time", f"{grace_s:.0f}", one, timeout_s=grace_s + docker.ANSWER_TIMEOUT_S)
+    own(Path(str(_labels(kind, found).get(FOLDER_LABEL))), str(found["Image"]), os.getuid(), os.getgid())
+    docker.remove(kind, [one])
+    return [str(found["Name"]).lstrip("/")]
+
+
+def _labelled(label: str) -> list[tuple[str, str]]:
+    """Return (kind, id): containers first, since a network cannot be removed below them."""
+    return [(kind, one) for kind in ("container", "network") for one in docker.labelled(kind, label)]
+
+
+def _labels(kind: str, found: Mapping[str, Any]) -> dict[str, str]:
+    labels: dict[str, str] = (found["Config"] if kind == "container" else found)["Labels"] or {}
+    return labels
+
+
+@contextlib.contextmanager
+def _gone_is_fine() -> Iterator[None]:
+    """Pass over what another launcher removes at the same time."""
+    try:
+        yield
+    except DockerError as error:
+        if not error.gone:
+            raise
+
+
 def _take(lock: Path, held: contextlib.ExitStack) -> bool:
-    """Hold a lock until the stack ends; return False where a process that lives has it."""
+    """Hold a lock until the stack ends; return False where a process that lives has it, or where nobody can tell."""
     try:
-        file = held.enter_context(lock.open("a"))
-    except OSError:  # the outputs folder was deleted
-        return True
-    try:
+        file = held.enter_context(lock.open("r+"))
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except FileNotFoundError:  # the outputs folder was deleted
+        return True
+    except OSError:
         return False
     return True

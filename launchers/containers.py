@@ -11,7 +11,7 @@ from launchers.base import Stage
 from launchers.building import Recipe, before_building, build, pull
 from launchers.cache import Cache
 from launchers.config import Backend, Mode, Resources
-from launchers.container_job import ContainerJob, Setup, remove_orphans
+from launchers.container_job import ContainerJob, Setup, remove_left, remove_orphans
 from launchers.image import PURPOSES, Image, libraries_of, locked_versions, probe, source_of
 from launchers.machine import best_precision
 from videolift.errors import ConfigError
@@ -31,6 +31,8 @@ class ContainerBackend:
         self._settings = settings
         self._cache = cache
         self._images: dict[str, Image] = {}  # by purpose, those that are here
+        self._bases: dict[str, Image] = {}  # by purpose, what is here of those still to be built from
+        self._recipes = {purpose: self._recipe(purpose) for purpose in dict.fromkeys(PURPOSES.values())}
 
     def check(self) -> list[str]:
         problem = docker.engine_problem()
@@ -43,12 +45,20 @@ class ContainerBackend:
                 pull(brought, console)
             if docker.image_id(self._reference(purpose)) is not None:
                 self._images[purpose] = self._checked(purpose, probe(self._reference(purpose)))
+            elif docker.image_id(self._resources(purpose).base_image) is not None:
+                self._bases[purpose] = probe(self._resources(purpose).base_image)
 
     def libraries(self, stage: str) -> dict[str, str]:
         image = self._images.get(PURPOSES[stage])
         if image is not None:
             return libraries_of(image.contents, stage, image.reference)
-        return libraries_of(locked_versions(PURPOSES[stage]), stage)
+        base = self._bases.get(PURPOSES[stage])
+        expected = libraries_of(locked_versions(PURPOSES[stage], base), stage)
+        name = self._resources(PURPOSES[stage]).base_image
+        if base is None and name != Resources.base_image:
+            # It may bring libraries of its own: until it is here, nothing that is finished counts as its result.
+            expected["base_image"] = name
+        return expected
 
     def precision(self) -> Precision:
         return best_precision(gpus=self._settings.gpus is not None)
@@ -56,7 +66,7 @@ class ContainerBackend:
     def make_ready(self, stages: Sequence[str], console: Console) -> None:
         for name in remove_orphans(self._settings.grace_s):
             console.print(f"removed container {name}, left by a launcher that died", soft_wrap=True)
-        missing = [self._recipe(purpose) for purpose in _purposes(stages) if purpose not in self._images]
+        missing = [self._recipes[purpose] for purpose in _purposes(stages) if purpose not in self._images]
         problems = [problem for recipe in missing if (problem := before_building(recipe))]
         if problems:
             raise ConfigError("\n".join(problems))
@@ -69,6 +79,8 @@ class ContainerBackend:
         return {f"{name} image": {"python": image.python, **image.versions} for name, image in images.items()}
 
     def submit(self, stage: Stage) -> ContainerJob:
+        # A launcher that waited for the lock of one that died gets here without having started anew.
+        remove_left(self._cache.lock_file(stage.plan.id), self._settings.grace_s)
         spaces = {}
         for host in stage.hosts:
             folders = {
@@ -85,7 +97,7 @@ class ContainerBackend:
         return Setup(
             stage_id=stage.plan.id,
             kind=stage.kind,
-            image=self._reference(purpose),
+            image=self._images[purpose].id,  # a name may mean another image by now
             ships_source=resources.mode is Mode.byos,
             spaces=spaces,
             lock=self._cache.lock_file(stage.plan.id),
@@ -100,7 +112,7 @@ class ContainerBackend:
         return self._settings.preprocess if purpose == "preprocess" else self._settings.train
 
     def _reference(self, purpose: str) -> str:
-        return self._resources(purpose).image or self._recipe(purpose).tag
+        return self._resources(purpose).image or self._recipes[purpose].tag
 
     def _recipe(self, purpose: str) -> Recipe:
         resources, build_settings = self._resources(purpose), self._settings.build

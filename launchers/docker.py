@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -23,13 +24,16 @@ PLATFORM = "linux/amd64"  # what SageMaker's instances and TensorFlow's images a
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
+GONE = re.compile(r"no such (container|network|image|object)|network \S+ not found", re.IGNORECASE)
+
+
 class DockerError(StageError):
     """Docker could not do what it was asked."""
 
     @property
     def gone(self) -> bool:
         """Whether the container, network or image is not there (any more)."""
-        return "no such" in str(self).lower() or "not found" in str(self).lower()
+        return GONE.search(str(self)) is not None
 
 
 def call(*arguments: str, timeout_s: float | None = ANSWER_TIMEOUT_S) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
-import secrets
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -17,9 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from launchers import commands, report
-from launchers.base import Stage
-from launchers.cache import event_files
+from launchers import commands, facts, report
+from launchers.base import Job, Stage
+from launchers.cache import StageFolder, event_files
 from launchers.config import Action, Config
 from launchers.display import StageDisplay
 from launchers.follow import follow
@@ -30,19 +28,17 @@ from launchers.preparing import Prepared, find_backend, make_ready, prepare
 from launchers.records import RunFolder, RunRecord, StageRecord, Status
 from launchers.redaction import redacted, redacted_text
 from videolift import events
-from videolift.errors import ConfigError, DataError, Stopped, as_expected
+from videolift.errors import ConfigError, DataError, StageError, Stopped, as_expected
 from videolift.events import Event
 from videolift.parts import INDEX_FILE, merge, read_index, refuse_too_many_bad
-from videolift.plan import digest_of, from_plain, to_plain
-from videolift.workspace import PARTS_FOLDER
+from videolift.plan import from_plain, to_plain
+from videolift.workspace import PARTS_FOLDER, Kind
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from launchers.tracking import Tracker
 
-# Where a run is recorded and what it is called do not change what it is: the same command finds its unfinished run.
-NOT_IN_FINGERPRINT = ("tracking", "action", "run")
 
 PLAIN_WIDTH = 160  # characters
 
@@ -78,6 +74,11 @@ def _run(config: Config, parent: str | None, label: str | None) -> int:
         return _build(console, outputs, config)
     if config.run is not None:
         config = _again(config, outputs)
+    with _terminate_as_interrupt():
+        return _run_or_plan(console, outputs, config, parent, label)
+
+
+def _run_or_plan(console: Console, outputs: Outputs, config: Config, parent: str | None, label: str | None) -> int:
     prepared = prepare(config, outputs, console)
     for note in prepared.manifest.notes:
         console.print(f"note: {note}", style="yellow", soft_wrap=True)
@@ -85,9 +86,8 @@ def _run(config: Config, parent: str | None, label: str | None) -> int:
         report.print_plan(console, prepared, outputs)
         return 0
     _refuse_missing_inputs(prepared, outputs)
-    with _terminate_as_interrupt():
-        prepared = make_ready(prepared, outputs, console)
-        return _Run(console, outputs, prepared, parent, label).execute()
+    prepared = make_ready(prepared, outputs, console)
+    return _Run(console, outputs, prepared, parent, label).execute()
 
 
 def _sync(console: Console, outputs: Outputs, config: Config) -> int:
@@ -159,7 +159,7 @@ class _Run:
         self._prepared = prepared
         self._config = prepared.config
         self._cache = outputs.cache
-        self._fingerprint = _fingerprint(prepared)
+        self._fingerprint = facts.fingerprint(prepared)
         self._parent = parent
         self._label = label
 
@@ -180,7 +180,7 @@ class _Run:
         status, error = Status.FAILED, None
         try:
             folder.save(record)
-            (folder.path / "plan.json").write_text(_plan_text(self._prepared), encoding="utf-8")
+            (folder.path / "plan.json").write_text(facts.plan_text(self._prepared), encoding="utf-8")
             self._tell_parity(folder)
             tracker.start(record)
             for name in (n for n in self._prepared.planned if n in self._config.stages):
@@ -218,16 +218,16 @@ class _Run:
         """Return the record of the run to go on with, else a new one."""
         record = self._record_to_reopen()
         if record is None:
-            name = self._label or self._config.name or f"{self._config.data.source.value}-{_model_name(self._config)}"
-            run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(name)}-{secrets.token_hex(2)}"
+            name = self._label or self._config.name or facts.plain_name(self._config)
+            run_id = facts.new_id(name)
             record = RunRecord(run_id, name, self._fingerprint, redacted(to_plain(self._config)), parent=self._parent)
         else:
             self._console.print(f"goes on with run {record.id}")
             record.stages = [s for s in record.stages if s.name not in self._config.stages]
             record.parent = self._parent or record.parent
         record.status, record.error, record.ended = Status.RUNNING, None, None
-        record.tags = _tags(self._prepared)
-        record.data = _data_facts(self._prepared)
+        record.tags = facts.tags(self._prepared)
+        record.data = facts.data_facts(self._prepared)
         return record
 
     def _record_to_reopen(self) -> RunRecord | None:
@@ -275,17 +275,27 @@ class _Run:
 
         with StageDisplay(self._console, planned.name) as display:
             job = self._prepared.backend.submit(submitted)
-            try:
+            with self._closing(job):
                 follow(
                     *(job, submitted, display, folder.path / f"{planned.name}.log", on_event),
                     grace_s=self._config.backend.grace_s,
                     alone=commands.alone(self._config, submitted),
                 )
-            finally:
-                job.close()
             if planned.name == "preprocess":
                 self._merge(submitted)
             display.ended("done")
+
+    @contextmanager
+    def _closing(self, job: Job) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            try:
+                job.close()
+            except StageError as error:  # what went wrong first is what the run ends with
+                self._console.print(f"cleaning up: {error}", style="yellow", soft_wrap=True)
+            raise
+        job.close()
 
     def _merge(self, stage: Stage) -> None:
         manifest, p = self._prepared.manifest, self._config.preprocess
@@ -307,9 +317,10 @@ class _Run:
 
 
 def _delete_host_parts(stage: Path) -> None:
-    """Delete what the merged arrays repeat; only now, since until here a crash would lose work."""
+    """Delete what the merged arrays repeat and what hosts were dealt; only now: until here a crash would lose work."""
     for file in stage.glob(f"hosts/*/{PARTS_FOLDER}/part-*"):
         file.unlink()
+    shutil.rmtree(StageFolder(stage, Kind.processing).shares, ignore_errors=True)
 
 
 def _reconcile(stage: StageRecord, tracker: Tracker) -> None:
@@ -334,47 +345,6 @@ def _close_dead_runs(console: Console, outputs: Outputs, config: Config) -> None
 
     for run_id in tracking.close_dead(outputs.root, config.tracking):
         console.print(f"run {run_id} was left by a launcher that died; it is marked KILLED", soft_wrap=True)
-
-
-def _fingerprint(prepared: Prepared) -> str:
-    config = {key: value for key, value in to_plain(prepared.config).items() if key not in NOT_IN_FINGERPRINT}
-    return digest_of({"config": config, "stages": {name: stage.id for name, stage in prepared.planned.items()}})
-
-
-def _tags(prepared: Prepared) -> dict[str, str]:
-    tags = {
-        **prepared.config.tags,
-        "split": prepared.config.data.split.value,
-    }
-    if "train" in prepared.planned:
-        tags["precision"] = prepared.planned["train"].plan.model.precision.value
-    return tags
-
-
-def _data_facts(prepared: Prepared) -> dict[str, object]:
-    manifest, data = prepared.manifest, prepared.config.data
-    return {
-        "source": manifest.source,
-        "root": data.root or data.csv or data.npz,
-        "digest": manifest.data_digest,
-        "clips": len(manifest.clips),
-        "classes": list(manifest.classes),
-        "splits": {split: sum(manifest.counts(split).values()) for split in report.SPLITS},
-    }
-
-
-def _plan_text(prepared: Prepared) -> str:
-    return json.dumps(
-        {name: to_plain(stage.plan) for name, stage in prepared.planned.items()}, indent=1, ensure_ascii=False
-    )
-
-
-def _model_name(config: Config) -> str:
-    return config.model.name if not config.model.builder else config.model.builder.rpartition(":")[2]
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.=-]+", "-", name)[:60].strip("-") or "run"
 
 
 def _open_with(config: Config, record: RunRecord) -> str | None:

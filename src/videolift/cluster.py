@@ -21,6 +21,7 @@ from videolift.job import Stop
 PORT = 7077
 TIMEOUT_S = 600.0  # until all are there: images are pulled and channels filled at different speeds
 POLL_S = 1.0  # between two looks at the stop request, and between two tries to connect
+PATIENCE_S = 30.0  # a failed leader still has to say why, and whoever started the hosts to stop the others
 NAME_TIMEOUT_S = 5.0  # from connecting to having said the name
 LONGEST_LINE = 1024  # bytes
 DONE, STOPPED = "done", "stopped"
@@ -59,8 +60,19 @@ def leading(hosts: Sequence[str], stop: Stop, *, port: int = PORT, timeout_s: fl
             connection.close()
 
 
-def follow(hosts: Sequence[str], host: str, stop: Stop, *, port: int = PORT, timeout_s: float = TIMEOUT_S) -> None:
+def follow(
+    hosts: Sequence[str],
+    host: str,
+    stop: Stop,
+    *,
+    port: int = PORT,
+    timeout_s: float = TIMEOUT_S,
+    patience_s: float = PATIENCE_S,
+) -> None:
     """Be with the leader until it is done.
+
+    Args:
+        patience_s: how long to wait to be stopped where the leader fails, so that its failure is told first.
 
     Raises:
         TrainingError: if the leader cannot be reached, or ends without being done.
@@ -74,7 +86,15 @@ def follow(hosts: Sequence[str], host: str, stop: Stop, *, port: int = PORT, tim
     if word == STOPPED:
         raise Stopped(f"{leader} was asked to stop; what is finished is kept")
     if word != DONE:
+        _wait(stop, patience_s)
         raise TrainingError(f"{leader} ended before the training was done; what it printed last says why")
+
+
+def _wait(stop: Stop, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        stop.check()
+        time.sleep(min(POLL_S, seconds))
 
 
 def _listening(hosts: Sequence[str], port: int) -> socket.socket:

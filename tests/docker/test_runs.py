@@ -75,10 +75,11 @@ def test_each_of_three_hosts_sees_its_own_files_only(tmp_path: Path, quick: list
         target.parent.mkdir(exist_ok=True)
         target.symlink_to(file)  # a link that leads out of what a container sees
     runs.run(*quick, ONLY, f"data.root={bad}", "backend.preprocess.instance_count=3", cwd=tmp_path)
-    folder = Path(runs.records(tmp_path)[0]["stages"][0]["folder"])
-    seen = [{f.name for f in (folder / "shares" / f"algo-{n}").rglob("*.avi")} for n in (1, 2, 3)]
-    assert [len(names) for names in seen] == [8, 8, 8]
-    assert set.union(*seen) == {f.name for f in videos.rglob("*.avi")}
+    record = runs.records(tmp_path)[0]
+    # A host counts what its channel holds.
+    told = runs.metrics(record, "preprocess")
+    assert [told[f"clips_algo-{n}", 0] for n in (1, 2, 3)] == [8, 8, 8]
+    assert not (Path(record["stages"][0]["folder"]) / "shares").exists()
 
 
 def test_two_training_hosts_meet_and_the_first_writes_the_model(tmp_path: Path, quick: list[str]) -> None:
@@ -158,6 +159,22 @@ def test_a_failing_container_is_told_and_can_be_seen_again_here(
     files = [f for f in (tmp_path / "outputs").rglob("*") if f.is_file()]
     assert [str(f) for f in files if CANARY.encode() in f.read_bytes()] == []
     assert CANARY not in failed.text
+
+
+def test_of_two_hosts_the_one_that_failed_is_told(tmp_path: Path, quick: list[str]) -> None:
+    (tmp_path / "mine.py").write_text("def build(shape, classes):\n    raise ZeroDivisionError('my mistake')\n")
+    settings = [TRAIN, "model.builder=mine.py:build", "backend.train.instance_count=2"]
+    failed = runs.run(*quick, *settings, cwd=tmp_path, code=5)
+    assert "train on algo-1 failed with exit code 1: ZeroDivisionError: my mistake" in failed.err
+
+
+def test_what_is_finished_here_is_not_taken_for_the_result_of_an_unknown_image(
+    tmp_path: Path, quick: list[str]
+) -> None:
+    runs.run(*locally(quick), ONLY, cwd=tmp_path)
+    assert "cached" in runs.run(*quick, ONLY, "action=plan", cwd=tmp_path).out
+    unknown = runs.run(*quick, ONLY, "action=plan", "backend.preprocess.base_image=localhost:9/other:1", cwd=tmp_path)
+    assert "cached" not in unknown.out
 
 
 def test_out_of_memory_names_the_limit_and_the_clip(tmp_path: Path, quick: list[str]) -> None:

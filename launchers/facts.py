@@ -1,0 +1,67 @@
+"""What is told of a run besides its results: its id, its name, what it was asked for, what its data is."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+
+from launchers import report
+from launchers.config import Config
+from launchers.preparing import Prepared
+from videolift.plan import digest_of, to_plain
+
+# Where a run is recorded and what it is called do not change what it is: the same command finds its unfinished run.
+NOT_IN_FINGERPRINT = ("tracking", "action", "run")
+
+
+def fingerprint(prepared: Prepared) -> str:
+    config = {key: value for key, value in to_plain(prepared.config).items() if key not in NOT_IN_FINGERPRINT}
+    return digest_of({"config": config, "stages": {name: stage.id for name, stage in prepared.planned.items()}})
+
+
+def tags(prepared: Prepared) -> dict[str, str]:
+    tags = {
+        **prepared.config.tags,
+        "split": prepared.config.data.split.value,
+    }
+    if "train" in prepared.planned:
+        tags["precision"] = prepared.planned["train"].plan.model.precision.value
+    return tags
+
+
+def data_facts(prepared: Prepared) -> dict[str, object]:
+    manifest, data = prepared.manifest, prepared.config.data
+    return {
+        "source": manifest.source,
+        "root": data.root or data.csv or data.npz,
+        "digest": manifest.data_digest,
+        "clips": len(manifest.clips),
+        "classes": list(manifest.classes),
+        "splits": {split: sum(manifest.counts(split).values()) for split in report.SPLITS},
+    }
+
+
+def plan_text(prepared: Prepared) -> str:
+    return json.dumps(
+        {name: to_plain(stage.plan) for name, stage in prepared.planned.items()}, indent=1, ensure_ascii=False
+    )
+
+
+def _model_name(config: Config) -> str:
+    return config.model.name if not config.model.builder else config.model.builder.rpartition(":")[2]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.=-]+", "-", name)[:60].strip("-") or "run"
+
+
+def new_id(name: str) -> str:
+    """Return the id of a run that starts now."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{_slug(name)}-{secrets.token_hex(2)}"
+
+
+def plain_name(config: Config) -> str:
+    """Return what to call a run that was given no name."""
+    return f"{config.data.source.value}-{_model_name(config)}"
