@@ -42,7 +42,11 @@ def main() -> int:
         die_with(arguments.parent, signal.SIGTERM)
     if arguments.until_stdin_closes:
         stop_when_stdin_closes()
-    workspace = find_workspace(os.environ, arguments.root)
+    try:
+        workspace = find_workspace(os.environ, arguments.root)
+    except VideoliftError as error:  # there is no place for a failure file either
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
     try:
         _run(workspace, stop)
     except Stopped as stopped:

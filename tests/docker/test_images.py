@@ -76,7 +76,7 @@ def test_an_image_runs_as_the_service_starts_it_and_says_what_it_lacks(wheels: P
         run = ["docker", "run", "--rm", "--network", "none", recipe.tag, *arguments]
         ended = subprocess.run(run, capture_output=True, text=True, check=False)
         assert ended.returncode == 1
-        assert "/opt/ml: no job here" in ended.stderr.splitlines()[-1]
+        assert ended.stderr.startswith("VideoliftError: /opt/ml: no job here")
 
 
 def test_libraries_come_without_a_program_or_our_source(wheels: Path) -> None:
