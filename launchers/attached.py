@@ -5,7 +5,10 @@ from __future__ import annotations
 import queue
 import subprocess
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+
+from launchers.base import HostEnd
 
 POLL_S = 1.0
 FAILED_GRACE_S = 30.0  # that the other hosts of a failed stage get to end
@@ -29,12 +32,12 @@ def attach(command: Sequence[str], environment: Mapping[str, str], *, lifeline: 
     )
 
 
-class AttachedHosts:
-    """The processes of one stage, by host."""
+class AttachedJob(ABC):
+    """A stage of which each host is followed through a process of this machine."""
 
     def __init__(self) -> None:
-        self.processes: dict[str, subprocess.Popen[str]] = {}
-        self.failed: list[str] = []  # hosts, in the order in which they failed
+        self.processes: dict[str, subprocess.Popen[str]] = {}  # by host
+        self._failed: list[str] = []  # hosts, in the order in which they failed
         self._running: dict[str, subprocess.Popen[str]] = {}
         self._pumps: dict[str, threading.Thread] = {}
         self._lines: queue.Queue[tuple[str, str | None]] = queue.Queue()
@@ -44,8 +47,7 @@ class AttachedHosts:
         self._pumps[host] = threading.Thread(target=_pump, args=(host, process, self._lines), daemon=True)
         self._pumps[host].start()
 
-    def lines(self) -> Iterator[tuple[str, str | None]]:
-        """Yield (host, line of output), and (host, None) once when its process has failed, until all have ended."""
+    def follow(self) -> Iterator[tuple[str, str]]:
         while self._running:
             try:
                 host, line = self._lines.get(timeout=POLL_S)
@@ -58,11 +60,22 @@ class AttachedHosts:
             if line is not None:
                 yield host, line
             elif self._running.pop(host).wait() != 0:
-                self.failed.append(host)
-                yield host, None
+                self._failed.append(host)
+                self.stop(FAILED_GRACE_S)
 
-    def in_order_of_failure(self) -> list[str]:
-        return [*self.failed, *(host for host in self.processes if host not in self.failed)]
+    def stop(self, grace_s: float) -> None:
+        threading.Thread(target=self._stop, args=(grace_s,), daemon=True).start()
+
+    @abstractmethod
+    def _stop(self, grace_s: float) -> None:
+        """Ask every host to stop and wait; kill those that have not after ``grace_s`` seconds."""
+
+    @abstractmethod
+    def _end(self, host: str) -> HostEnd:
+        """Return how a host ended, once its process has."""
+
+    def ends(self) -> list[HostEnd]:
+        return [self._end(host) for host in (*self._failed, *(h for h in self.processes if h not in self._failed))]
 
 
 def _pump(host: str, process: subprocess.Popen[str], lines: queue.Queue[tuple[str, str | None]]) -> None:

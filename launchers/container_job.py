@@ -7,7 +7,6 @@ import fcntl
 import os
 import secrets
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from launchers import docker
-from launchers.attached import FAILED_GRACE_S, AttachedHosts, attach
+from launchers.attached import AttachedJob, attach
 from launchers.base import HostEnd
 from launchers.docker import DockerError
 from launchers.local import SOURCE, read_failure
@@ -118,15 +117,15 @@ def _program(setup: Setup) -> list[str]:
     return ["--entrypoint", "python3", setup.image, script, *words]
 
 
-class ContainerJob:
+class ContainerJob(AttachedJob):
     """The containers of one stage."""
 
     def __init__(self, setup: Setup) -> None:
+        super().__init__()
         self._setup = setup
         token = secrets.token_hex(3)  # the same stage may be computed for two outputs folders at once
         self._names = {host: f"videolift-{setup.stage_id}-{token}-{host}" for host in setup.spaces}
         self._network = f"videolift-{setup.stage_id}-{token}" if setup.needs_network else None
-        self._hosts = AttachedHosts()
 
     @classmethod
     def start(cls, setup: Setup) -> ContainerJob:
@@ -136,7 +135,7 @@ class ContainerJob:
             job._create_network()
             for host, name in job._names.items():
                 command = run_arguments(setup, host, name, job._network)
-                job._hosts.add(host, attach(command, os.environ, lifeline=True))
+                job.add(host, attach(command, os.environ, lifeline=True))
         except BaseException:
             job.close()
             raise
@@ -147,24 +146,14 @@ class ContainerJob:
             internal = ["--internal"] if self._setup.isolated else []
             docker.call("network", "create", *internal, *self._setup.labels(), self._network)
 
-    def follow(self) -> Iterator[tuple[str, str]]:
-        for host, line in self._hosts.lines():
-            if line is None:
-                self.stop(FAILED_GRACE_S)
-            else:
-                yield host, line
-
-    def stop(self, grace_s: float) -> None:
-        threading.Thread(target=self._stop, args=(grace_s,), daemon=True).start()
-
     def _stop(self, grace_s: float) -> None:
         deadline = time.monotonic() + grace_s
-        for process in self._hosts.processes.values():
+        for process in self.processes.values():
             if process.stdin is not None:
                 with contextlib.suppress(OSError):  # it has just ended
                     process.stdin.close()  # reaches a container that is only being created, which no signal does
         self._each_running("kill", "--signal", "TERM")
-        for process in self._hosts.processes.values():
+        for process in self.processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
         while self._each_running("kill"):
@@ -172,17 +161,14 @@ class ContainerJob:
 
     def _each_running(self, *command: str) -> bool:
         """Run a command of Docker on every container that has not ended, and return whether there are any."""
-        running = [self._names[host] for host, process in self._hosts.processes.items() if process.poll() is None]
+        running = [self._names[host] for host, process in self.processes.items() if process.poll() is None]
         for name in running:
             with contextlib.suppress(DockerError):  # not there yet, or no more
                 docker.call("container", *command, name)
         return bool(running)
 
-    def ends(self) -> list[HostEnd]:
-        return [self._end(host) for host in self._hosts.in_order_of_failure()]
-
     def _end(self, host: str) -> HostEnd:
-        code = self._hosts.processes[host].wait()
+        code = self.processes[host].wait()
         failure = read_failure(self._setup.spaces[host])
         if code in SIGNAL_EXIT_CODES and code != STOPPED_EXIT_CODE:
             code = 128 - code
@@ -203,7 +189,7 @@ class ContainerJob:
         return str(state.get("Error") or "")
 
     def close(self) -> None:
-        for process in self._hosts.processes.values():
+        for process in self.processes.values():
             if process.poll() is None:
                 self._each_running("kill")
                 process.kill()

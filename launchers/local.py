@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launchers import shares
-from launchers.attached import FAILED_GRACE_S, AttachedHosts, attach
+from launchers.attached import AttachedJob, attach
 from launchers.base import HostEnd, Stage
 from launchers.cache import Cache
 from launchers.config import Backend
@@ -65,7 +64,7 @@ class LocalBackend:
             spaces[host].lay_out()
         job = LocalJob(spaces)
         for host, space in spaces.items():
-            job.hosts.add(host, self._start(space))
+            job.add(host, self._start(space))
         return job
 
     def _start(self, space: Workspace) -> subprocess.Popen[str]:
@@ -75,42 +74,28 @@ class LocalBackend:
         return attach(command, environment)
 
 
-class LocalJob:
+class LocalJob(AttachedJob):
     """The processes of one stage."""
 
     def __init__(self, spaces: dict[str, Workspace]) -> None:
+        super().__init__()
         self._spaces = spaces
-        self.hosts = AttachedHosts()
-
-    def follow(self) -> Iterator[tuple[str, str]]:
-        for host, line in self.hosts.lines():
-            if line is None:
-                self.stop(FAILED_GRACE_S)
-            else:
-                yield host, line
-
-    def stop(self, grace_s: float) -> None:
-        threading.Thread(target=self._stop, args=(grace_s,), daemon=True).start()
 
     def _stop(self, grace_s: float) -> None:
         deadline = time.monotonic() + grace_s
-        processes = self.hosts.processes.values()
-        for process in processes:
+        for process in self.processes.values():
             _signal(process, signal.SIGTERM)
-        for process in processes:
+        for process in self.processes.values():
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _signal(process, signal.SIGKILL)
 
-    def ends(self) -> list[HostEnd]:
-        return [
-            HostEnd(host, self.hosts.processes[host].wait(), read_failure(self._spaces[host]))
-            for host in self.hosts.in_order_of_failure()
-        ]
+    def _end(self, host: str) -> HostEnd:
+        return HostEnd(host, self.processes[host].wait(), read_failure(self._spaces[host]))
 
     def close(self) -> None:
-        for process in self.hosts.processes.values():
+        for process in self.processes.values():
             _signal(process, signal.SIGKILL)
             process.wait()
 
