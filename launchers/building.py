@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -15,101 +14,25 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from launchers import docker
 from launchers.docker import DockerError
-from launchers.image import IMAGES, requirement_file
-from launchers.images import install
+from launchers.image import requirement_file
+from launchers.recipe import REPOSITORY, Recipe
 from launchers.redaction import redacted_text
 from videolift.errors import ConfigError
-from videolift.provenance import FOLDER
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-REPOSITORY = IMAGES.parent.parent
 RECIPE_LABEL = "videolift.recipe"
-TAG_LENGTH = 12  # hexadecimal digits
 LAST_LINES = 15  # of a failed build, shown
 KEPT_LINES = 200  # of a failed build, searched for its reason
 END_GRACE_S = 10.0  # for `docker` to tell the engine that the build is not wanted any more
 # What the engine stores while it builds, measured: the wheels, the libraries, and a copy of these.
 NEEDED_BYTES = {"preprocess": 1_500_000_000, "train": 9_000_000_000}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What an image is made of."""
-
-    purpose: str  # preprocess | train
-    base_image: str
-    own_source: bool  # with our source (byoc), or its libraries only (byos)
-    pip_index_url: str | None = None
-    pip_trusted_host: str | None = None
-    wheels: Path | None = None  # folder to install from instead of an index
-
-    @cached_property
-    def contents(self) -> dict[str, bytes]:
-        """What the image is made of but for wheels, read once: a file that changes during a build is not in it."""
-        return {name: path.read_bytes() for name, path in sorted((self.image_files | self.source_files).items())}
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of what determines the image's contents, wherever they are fetched from."""
-        digest = hashlib.sha256(f"{self.base_image}\0{self.target}\0".encode())
-        for name, content in self.contents.items():
-            digest.update(name.encode() + b"\0" + content + b"\0")
-        return digest.hexdigest()
-
-    @property
-    def tag(self) -> str:
-        """The image's name."""
-        name = f"videolift-{self.purpose}" + ("" if self.own_source else "-libraries")
-        return f"{name}:{self.digest[:TAG_LENGTH]}"
-
-    @property
-    def target(self) -> str:
-        """The stage of the Dockerfile."""
-        return "job" if self.own_source else "libraries"
-
-    @property
-    def dockerfile(self) -> Path:
-        return IMAGES / f"{self.purpose}.Dockerfile"
-
-    @property
-    def image_files(self) -> dict[str, Path]:
-        """What the libraries come from, by the name that ``docker build`` sees."""
-        files = (self.dockerfile, Path(install.__file__), requirement_file(self.purpose))
-        return {path.relative_to(REPOSITORY).as_posix(): path for path in files}
-
-    @property
-    def source_files(self) -> dict[str, Path]:
-        """Our source, where it is wanted, by the name that ``docker build`` sees."""
-        files = sorted(FOLDER.glob("*.py")) if self.own_source else []
-        return {f"src/videolift/{path.name}": path for path in files}
-
-    @property
-    def wheel_files(self) -> dict[str, Path]:
-        """Those wheels here that the requirement file names, by the name that ``docker build`` sees."""
-        folder = (self.wheels or IMAGES / "wheels").expanduser()
-        wanted = install.read_requirements(requirement_file(self.purpose).read_text(encoding="utf-8"))
-        return {
-            f"launchers/images/wheels/{path.name}": path
-            for path in sorted(folder.glob("*.whl"))
-            if (name := install.normalised(path.name.split("-")[0])) in wanted
-            and install.has_wheel(name, wanted[name], [path.name])
-        }
-
-    @property
-    def files(self) -> dict[str, Path]:
-        """All that ``docker build`` is sent."""
-        # The folder has to be there; its file that never changes spoils no layer of the engine's cache.
-        kept = {"launchers/images/wheels/.gitignore": IMAGES / "wheels" / ".gitignore"}
-        return {**self.image_files, **kept, **self.source_files, **self.wheel_files}
 
 
 def before_building(recipe: Recipe) -> str | None:

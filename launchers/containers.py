@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from launchers import docker, shares
 from launchers.base import Stage
-from launchers.building import Recipe, before_building, build, pull
+from launchers.building import before_building, build, pull
 from launchers.cache import Cache
 from launchers.config import Backend, Mode, Resources
 from launchers.container_job import ContainerJob, Setup, remove_left, remove_orphans
 from launchers.image import PURPOSES, Image, libraries_of, locked_versions, probe, source_of
 from launchers.machine import best_precision
+from launchers.recipe import Recipe
 from videolift.errors import ConfigError
 from videolift.settings import Precision
 from videolift.workspace import Workspace

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from launchers.building import Recipe
 from launchers.container_job import own
+from launchers.recipe import Recipe
 from tests import runs
 from tests.containers import docker
 from tests.engine import BASE_IMAGE

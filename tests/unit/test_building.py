@@ -16,8 +16,9 @@ import pytest
 from rich.console import Console
 
 from launchers import building
-from launchers.building import Layers, Recipe, build, build_command, build_remedy, pull, pull_remedy, step_of
+from launchers.building import Layers, build, build_command, build_remedy, pull, pull_remedy, step_of
 from launchers.docker import DockerError
+from launchers.recipe import Recipe
 from videolift.errors import ConfigError
 from videolift.provenance import FOLDER
 
@@ -51,7 +52,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "__pycache__").mkdir(exist_ok=True)
     (folder / "__pycache__" / "train.cpython-311.pyc").write_bytes(b"x")
     (folder / "secret.env").write_text("x")
-    monkeypatch.setattr(building, "FOLDER", folder)
+    monkeypatch.setattr("launchers.recipe.FOLDER", folder)
     return folder
 
 

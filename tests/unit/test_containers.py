@@ -15,6 +15,7 @@ from launchers.container_job import Setup, run_arguments
 from launchers.image import locked_versions
 from launchers.local import LocalBackend
 from launchers.parity import differences, parity_table, to_csv
+from launchers.recipe import Recipe
 from videolift.plan import to_plain
 from videolift.provenance import LIBRARIES, library_versions
 from videolift.workspace import Kind, Workspace
@@ -74,20 +75,20 @@ def test_what_docker_says_becomes_a_remedy(told: str, remedy: str) -> None:
 
 def test_a_disk_that_is_too_small_is_told_before_building(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker, "free_bytes", lambda: 1_000_000_000)
-    told = building.before_building(building.Recipe("train", "base:1", own_source=True))
+    told = building.before_building(Recipe("train", "base:1", own_source=True))
     assert told is not None
     assert "has 1.0 GB left" in told and "docker system prune" in told
     monkeypatch.setattr(docker, "free_bytes", lambda: None)  # Docker Desktop's disk is not ours to look at
-    assert building.before_building(building.Recipe("train", "base:1", own_source=True)) is None
+    assert building.before_building(Recipe("train", "base:1", own_source=True)) is None
 
 
 def test_the_tag_is_of_the_content() -> None:
-    recipe = building.Recipe("train", "base:1", own_source=True)
-    assert recipe.tag == building.Recipe("train", "base:1", own_source=True, wheels=Path("wheels")).tag
+    recipe = Recipe("train", "base:1", own_source=True)
+    assert recipe.tag == Recipe("train", "base:1", own_source=True, wheels=Path("wheels")).tag
     others = [
-        building.Recipe("train", "base:2", own_source=True).tag,
-        building.Recipe("train", "base:1", own_source=False).tag,
-        building.Recipe("preprocess", "base:1", own_source=True).tag,
+        Recipe("train", "base:2", own_source=True).tag,
+        Recipe("train", "base:1", own_source=False).tag,
+        Recipe("preprocess", "base:1", own_source=True).tag,
     ]
     assert len({recipe.tag, *others}) == 4
 
