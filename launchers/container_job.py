@@ -149,9 +149,7 @@ class ContainerJob(AttachedJob):
     def _stop(self, grace_s: float) -> None:
         deadline = time.monotonic() + grace_s
         for process in self.processes.values():
-            if process.stdin is not None:
-                with contextlib.suppress(OSError):  # it has just ended
-                    process.stdin.close()  # reaches a container that is only being created, which no signal does
+            _end_stdin(process)  # reaches a container that is only being created, which no signal does
         self._each_running("kill", "--signal", "TERM")
         for process in self.processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -194,14 +192,18 @@ class ContainerJob(AttachedJob):
                 self._each_running("kill")
                 process.kill()
             process.wait()
-            if process.stdin is not None:
-                with contextlib.suppress(OSError):
-                    process.stdin.close()
+            _end_stdin(process)
         # Before the containers are removed: their labels are how the next start would know of these files.
         own(self._setup.folder, self._setup.image, os.getuid(), os.getgid())
         docker.remove("container", list(self._names.values()))
         if self._network:
             docker.remove("network", [self._network])
+
+
+def _end_stdin(process: subprocess.Popen[str]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):  # it has ended
+            process.stdin.close()
 
 
 def own(folder: Path, image: str, user: int, group: int) -> None:

@@ -82,15 +82,7 @@ class ContainerBackend:
     def submit(self, stage: Stage) -> ContainerJob:
         # A launcher that waited for the lock of one that died gets here without having started anew.
         remove_left(self._cache.lock_file(stage.plan.id), self._settings.grace_s)
-        spaces = {}
-        for host in stage.hosts:
-            folders = {
-                channel: shares.hard_link_or_copy(hosts[host], stage.folder.share(channel, host))
-                for channel, hosts in stage.dealt.items()
-            }
-            spaces[host] = stage.workspace(host, folders)
-            spaces[host].lay_out(mounted=True)
-        return ContainerJob.start(self._setup(stage, spaces))
+        return ContainerJob.start(self._setup(stage, shares.lay_out(stage, shares.hard_link_or_copy, mounted=True)))
 
     def _setup(self, stage: Stage, spaces: dict[str, Workspace]) -> Setup:
         purpose = PURPOSES[stage.plan.stage]

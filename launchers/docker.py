@@ -22,8 +22,7 @@ from videolift.errors import StageError
 ANSWER_TIMEOUT_S = 60.0  # for what an engine does at once; a busy machine needs a while even for that
 PLATFORM = "linux/amd64"  # what SageMaker's instances and TensorFlow's images are
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
+NOT_INSTALLED = "Docker is not installed: there is no program `docker`; install Docker Engine or Docker Desktop"
 GONE = re.compile(r"no such (container|network|image|object)|network \S+ not found", re.IGNORECASE)
 
 
@@ -60,9 +59,6 @@ def call(*arguments: str, timeout_s: float | None = ANSWER_TIMEOUT_S) -> str:
     if done.returncode:
         raise DockerError(f"docker {' '.join(arguments[:2])}: {_last_words(done.stderr)}")
     return done.stdout
-
-
-NOT_INSTALLED = "Docker is not installed: there is no program `docker`; install Docker Engine or Docker Desktop"
 
 
 def engine_problem() -> str | None:

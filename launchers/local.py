@@ -57,11 +57,7 @@ class LocalBackend:
         return {}
 
     def submit(self, stage: Stage) -> LocalJob:
-        spaces = {}
-        for host in stage.hosts:
-            folders = {c: shares.link(hosts[host], stage.folder.share(c, host)) for c, hosts in stage.dealt.items()}
-            spaces[host] = stage.workspace(host, folders)
-            spaces[host].lay_out()
+        spaces = shares.lay_out(stage, shares.link)
         job = LocalJob(spaces)
         for host, space in spaces.items():
             job.add(host, self._start(space))

@@ -43,7 +43,9 @@ class Prepared:
     backend: Backend
     manifest: Manifest
     planned: dict[str, PlannedStage]
-    parity: Table | None = None  # versions in what the stages run in against those here, where that differs
+    parity: Table | None = (
+        None  # versions in what the stages run in against those here; None where that is this machine
+    )
 
 
 def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared:

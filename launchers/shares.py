@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from launchers.base import Dealt
+from launchers.base import Dealt, Stage
+from videolift.workspace import Workspace
 
 
 def deal(root: Path, names: Sequence[str], hosts: Sequence[str]) -> dict[str, Dealt]:
@@ -20,11 +21,28 @@ def deal(root: Path, names: Sequence[str], hosts: Sequence[str]) -> dict[str, De
     return {host: Dealt(root, tuple(files), whole=len(hosts) == 1) for host, files in dealt.items()}
 
 
+def lay_out(stage: Stage, give: Callable[[Dealt, Path], Path], *, mounted: bool = False) -> dict[str, Workspace]:
+    """Lay out the workspace of every host, with what it was dealt.
+
+    Args:
+        give: :func:`link` or :func:`hard_link_or_copy`.
+        mounted: the channels are going to be mounted.
+    """
+    spaces = {}
+    for host in stage.hosts:
+        folders = {
+            channel: give(hosts[host], stage.folder.share(channel, host)) for channel, hosts in stage.dealt.items()
+        }
+        spaces[host] = stage.workspace(host, folders)
+        spaces[host].lay_out(mounted=mounted)
+    return spaces
+
+
 def link(dealt: Dealt, folder: Path) -> Path:
     """Return a folder that holds the share as links: ``folder``, or the root itself where all of it may be seen."""
     if dealt.whole:
         return dealt.root
-    _emptied(folder)
+    folder.mkdir(parents=True)
     for name in dealt.names:
         _parent_of(folder / name).symlink_to((dealt.root / name).resolve())
     return folder
@@ -38,7 +56,7 @@ def hard_link_or_copy(dealt: Dealt, folder: Path) -> Path:
     """
     if dealt.whole and not _links(dealt):
         return dealt.root.resolve()
-    _emptied(folder)
+    folder.mkdir(parents=True)
     for name in dealt.names:
         source, target = (dealt.root / name).resolve(), _parent_of(folder / name)
         try:
@@ -52,11 +70,6 @@ def _links(dealt: Dealt) -> bool:
     """Tell whether a file of the share is a link, or lies below one."""
     root = dealt.root.resolve()
     return any((root / name).resolve() != root / name for name in dealt.names)
-
-
-def _emptied(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
 
 
 def _parent_of(file: Path) -> Path:

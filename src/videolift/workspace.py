@@ -43,11 +43,6 @@ class Workspace:
     channels: Mapping[str, Path]
 
     @property
-    def in_container(self) -> bool:
-        """Whether this is a container's own file system, not one re-rooted in a run folder."""
-        return self.root == CONTAINER_ROOT
-
-    @property
     def model(self) -> Path:
         return self.root / "model"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from videolift.errors import VideoliftError
-from videolift.workspace import CONTAINER_ROOT, Kind, Workspace, find_workspace
+from videolift.workspace import Kind, Workspace, find_workspace
 
 
 def laid_out(root: Path, kind: Kind, channel: Path, *, mounted: bool = False) -> Workspace:
@@ -81,11 +81,6 @@ def test_one_layout_replaces_the_other(tmp_path: Path, kind: Kind) -> None:
 def test_a_container_has_a_network(tmp_path: Path) -> None:
     laid_out(tmp_path, Kind.training, tmp_path, mounted=True)
     assert read(tmp_path / "input/config/resourceconfig.json")["network_interface_name"] == "eth0"
-
-
-def test_only_the_services_own_root_is_a_container(tmp_path: Path) -> None:
-    assert not laid_out(tmp_path, Kind.training, tmp_path).in_container
-    assert Workspace(Kind.training, CONTAINER_ROOT, "algo-1", ("algo-1",), {}).in_container
 
 
 def test_a_job_makes_the_folders_that_it_was_not_given(tmp_path: Path) -> None:
