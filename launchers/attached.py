@@ -1,4 +1,4 @@
-"""A stage whose hosts are followed through processes of this machine: their output, their end, stopping them."""
+"""Stages on this machine: each a job of its own, whose hosts are followed, stopped and ended as processes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import subprocess
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from launchers.base import HostEnd
+from launchers.base import Described, HostEnd, Job, Stage
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 POLL_S = 1.0
 FAILED_GRACE_S = 30.0  # that the other hosts of a failed stage get to end
@@ -32,10 +36,40 @@ def attach(command: Sequence[str], environment: Mapping[str, str], *, lifeline: 
     )
 
 
+class OnThisMachine(ABC):
+    """What backends of this machine have in common: a stage is a job, and what is finished is in the cache."""
+
+    def jobs(self, stages: Sequence[str]) -> list[list[str]]:
+        return [[stage] for stage in stages]
+
+    def origin(self, stage_id: str) -> str | None:
+        return None
+
+    def fetch(self, stage_id: str, console: Console) -> None:
+        raise NotImplementedError(f"{stage_id}: nothing is finished elsewhere")
+
+    def describe(self, stages: Sequence[Stage]) -> list[Described]:
+        return []
+
+    def submit(self, stages: Sequence[Stage], console: Console) -> Job:
+        (stage,) = stages
+        return self._start(stage)
+
+    def keep(self, stage_id: str, console: Console) -> None:  # noqa: B027 - the cache has it
+        pass
+
+    @abstractmethod
+    def _start(self, stage: Stage) -> Job: ...
+
+
 class AttachedJob(ABC):
     """A stage of which each host is followed through a process of this machine."""
 
-    def __init__(self) -> None:
+    lasting = False
+    finished: Sequence[Stage] = ()
+
+    def __init__(self, stage: Stage) -> None:
+        self.stages = [stage]
         self.processes: dict[str, subprocess.Popen[str]] = {}  # by host
         self._failed: list[str] = []  # hosts, in the order in which they failed
         self._running: dict[str, subprocess.Popen[str]] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from launchers.cache import StageFolder
+from videolift.errors import Stopped, VideoliftError
 from videolift.plan import Plan
 from videolift.settings import Precision
 from videolift.workspace import Kind, Workspace
@@ -45,6 +46,23 @@ class Stage:
         return self.folder.workspace(host, self.hosts, {**self.channels, **shares})
 
 
+class Detached(Stopped):
+    """The launcher leaves a job to itself; the run goes on."""
+
+
+class LostTouch(VideoliftError):
+    """A lasting job cannot be followed any more; it goes on."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """A part of what a backend would do, for a plan."""
+
+    title: str
+    rows: Sequence[Sequence[str]]  # a table, its head first
+    text: str
+
+
 @dataclass(frozen=True)
 class HostEnd:
     """How one host's process ended."""
@@ -56,10 +74,24 @@ class HostEnd:
 
 
 class Job(Protocol):
-    """A submitted stage."""
+    """Stages that were submitted together."""
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """What it computes: the first ones of those that it was asked for."""
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it goes on without this process."""
+
+    @property
+    def finished(self) -> Sequence[Stage]:
+        """What is finished although a later one of the job's stages failed."""
 
     def follow(self) -> Iterator[tuple[str, str]]:
         """Yield (host, line of output) until every host has ended; a failing host ends the others.
+
+        Afterwards the results are in the stages' folders.
 
         May be called again after an interruption and then goes on.
         """
@@ -79,8 +111,12 @@ class Backend(Protocol):
 
     name: str
 
-    def check(self) -> list[str]:
-        """Return everything that keeps stages from running here, each with its remedy; nothing is changed."""
+    def check(self, stages: Sequence[str], *, planning: bool) -> list[str]:
+        """Return everything that keeps the stages from running here, each with its remedy; nothing is changed.
+
+        Args:
+            planning: they are not going to run now.
+        """
 
     def settle(self, stages: Sequence[str], console: Console) -> None:
         """Find out what the stages will run in, as far as that takes no building."""
@@ -97,4 +133,20 @@ class Backend(Protocol):
     def environments(self, stages: Sequence[str]) -> dict[str, dict[str, str]]:
         """Return the library versions that stages run with, by what they run in; empty where that is this machine."""
 
-    def submit(self, stage: Stage) -> Job: ...
+    def jobs(self, stages: Sequence[str]) -> list[list[str]]:
+        """Divide stages, which are in order, into those that share a job."""
+
+    def origin(self, stage_id: str) -> str | None:
+        """Return the run that computed a stage which is finished elsewhere and can be fetched."""
+
+    def fetch(self, stage_id: str, console: Console) -> None:
+        """Bring a stage that is finished elsewhere into the cache here."""
+
+    def describe(self, stages: Sequence[Stage]) -> list[Described]:
+        """Return exactly what would be asked for to run the stages, without any secret; asks for nothing."""
+
+    def submit(self, stages: Sequence[Stage], console: Console) -> Job:
+        """Start the stages as one job, or find the one that computes them already."""
+
+    def keep(self, stage_id: str, console: Console) -> None:
+        """Take note of a stage that was computed here and is in the cache now."""

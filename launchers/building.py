@@ -1,4 +1,4 @@
-"""Builds the images that stages run in, and fetches those that users name."""
+"""Builds the images that stages run in, sends them to registries, and fetches those that users name."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import tarfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from launchers import docker
+from launchers.config import Backend, Mode
 from launchers.docker import DockerError
 from launchers.image import requirement_file
 from launchers.recipe import REPOSITORY, Recipe
@@ -33,6 +35,20 @@ KEPT_LINES = 200  # of a failed build, searched for its reason
 END_GRACE_S = 10.0  # for `docker` to tell the engine that the build is not wanted any more
 # What the engine stores while it builds, measured: the wheels, the libraries, and a copy of these.
 NEEDED_BYTES = {"preprocess": 1_500_000_000, "train": 9_000_000_000}
+
+
+def recipe_of(settings: Backend, purpose: str) -> Recipe:
+    """Return what the image of a purpose is made of, as the settings want it."""
+    resources = settings.preprocess if purpose == "preprocess" else settings.train
+    wheels = settings.build.wheels
+    return Recipe(
+        purpose=purpose,
+        base_image=resources.base_image,
+        own_source=resources.mode is Mode.byoc,
+        pip_index_url=settings.build.pip_index_url,
+        pip_trusted_host=settings.build.pip_trusted_host,
+        wheels=Path(wheels).expanduser().resolve() if wheels else None,
+    )
 
 
 def before_building(recipe: Recipe) -> str | None:
@@ -160,19 +176,23 @@ def build_remedy(recipe: Recipe, output: str) -> str:
     return _reason(reasons, output, "the last lines of what Docker says")
 
 
+NO_CONNECTION = (
+    r"no such host|dial tcp|i/o timeout|request canceled|tls handshake|failed to do request|server misbehaving"
+)
 UNREACHABLE = {
     r"does not match the specified platform|no match(ing manifest)? for": f"it is not for {docker.PLATFORM}",
     r"toomanyrequests": "its registry allows no more for now",
     r"manifest unknown|manifest for \S+ not found|: not found": "its registry has no such image",
     r"access denied|denied:|unauthorized|no basic auth": "there is none, or its registry wants you to log in",
-    r"no such host|dial tcp|i/o timeout|request canceled|tls handshake|failed to do request|server misbehaving": (
-        "its registry cannot be reached"
-    ),
+    NO_CONNECTION: "its registry cannot be reached",
 }
 
 
-def pull(reference: str, console: Console) -> None:
+def pull(reference: str, console: Console, environment: Mapping[str, str] | None = None) -> None:
     """Fetch an image from its registry.
+
+    Args:
+        environment: of ``docker``, where it is not this process's.
 
     Raises:
         DockerError: if it could not be fetched, with what to do.
@@ -180,7 +200,7 @@ def pull(reference: str, console: Console) -> None:
     layers = Layers()
     with _shown(console, f"fetching {reference}") as show:
         command = ["docker", "pull", "--platform", docker.PLATFORM, reference]
-        ended = _run(command, lambda line: show(layers.after(line)))
+        ended = _run(command, lambda line: show(layers.after(line)), environment=environment)
         if ended.code:
             raise DockerError(f"{reference}: was not fetched: {pull_remedy(reference, ended.text)}\n{ended.last_lines}")
 
@@ -228,6 +248,97 @@ def pull_remedy(reference: str, output: str) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Sent:
+    """What an image's registry was sent."""
+
+    digest: str  # of the manifest
+    layers: int
+    new_layers: int  # the registry had the others
+
+
+def send(reference: str, console: Console, environment: Mapping[str, str] | None = None) -> Sent:
+    """Send an image to the registry that it is named for; what the registry has is not sent.
+
+    Args:
+        environment: of ``docker``, where it is not this process's.
+
+    Raises:
+        DockerError: if it could not be sent, with the last lines of what Docker said.
+    """
+    layers = SentLayers()
+    with _shown(console, f"sending {reference}") as show:
+        ended = _run(["docker", "push", reference], lambda line: show(layers.after(line)), environment=environment)
+        if ended.code:
+            raise DockerError(f"{reference}: was not sent: {push_remedy(reference, ended.text)}\n{ended.last_lines}")
+        digest = DIGEST.search(ended.text)
+        if digest is None:
+            raise DockerError(f"{reference}: Docker does not say what it sent\n{ended.last_lines}")
+        return Sent(digest["digest"], layers.known, layers.new)
+
+
+DIGEST = re.compile(r"digest: (?P<digest>sha256:[0-9a-f]{64})\b")
+
+
+class SentLayers:
+    """Counts layers in what ``docker push`` prints where it has no terminal."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, str] = {}  # by layer, the last that was said of it
+
+    @property
+    def known(self) -> int:
+        return len(self._states)
+
+    @property
+    def new(self) -> int:
+        """How many were sent."""
+        return sum(state == "Pushed" for state in self._states.values())
+
+    def after(self, line: str) -> str | None:
+        """Return how many layers are there after another line, None where that is no news."""
+        layer, _, state = line.partition(": ")
+        if not re.fullmatch(r"[0-9a-f]{12}", layer) or DIGEST.match(state):  # a tag may look like a layer
+            return None
+        before = self._states.get(layer)
+        self._states[layer] = state
+        if state == before or not _is_there(state):
+            return None
+        there = sum(map(_is_there, self._states.values()))
+        return f"{there} of {self.known} layers"
+
+
+def _is_there(state: str) -> bool:
+    return state in ("Pushed", "Layer already exists") or state.startswith("Mounted from")
+
+
+def push_remedy(reference: str, output: str) -> str:
+    """Return why an image could not be sent and what to do about it, from what ``docker push`` printed."""
+    registry = reference.partition("/")[0]
+    if denied := NOT_AUTHORIZED.search(output):
+        return f"{denied['action']} is not allowed; docs/iam/person.json is the policy that a person needs"
+    return _reason(
+        {
+            IMMUTABLE: "its registry has another image of that name already, and names there are not to be given anew",
+            r"authorization token has expired": "the login has expired while it was sent; say the same again",
+            r"no basic auth credentials|denied|unauthorized|403 forbidden": f"{registry} does not let you in",
+            r"name unknown|repository with name": "its repository has been deleted in the meantime; say the same again",
+            r"no space left on device": "Docker's disk is full; `docker system prune` removes what no container uses",
+            r"toomanyrequests|limit ?exceeded": f"{registry} takes no more for now; wait, or see the account's quotas",
+            NO_CONNECTION: f"{registry} cannot be reached; check the network and Docker's proxy",
+        },
+        output,
+        "the last lines of what Docker says",
+    )
+
+
+# What ECR says for ImageTagAlreadyExistsException and AccessDeniedException; docker shows it as it is.
+IMMUTABLE = r"tag is immutable|cannot be overwritten"
+NOT_AUTHORIZED = re.compile(r"not authorized to perform: (?P<action>ecr:\w+)")
+
+
+# With attestations an image would be an index of images, which SageMaker is reported to refuse (see registry.OCI).
+BUILDER = {"BUILDKIT_PROGRESS": "plain", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
 COLOUR = re.compile(r"\x1b\[[\d;]*m")  # the classic builder paints what a command prints to stderr
 
 
@@ -241,7 +352,12 @@ class _Ended:
         return "\n".join(f"  {line}" for line in self.text.splitlines()[-LAST_LINES:])
 
 
-def _run(command: list[str], told: Callable[[str], None], feed: Callable[[IO[bytes]], None] | None = None) -> _Ended:
+def _run(
+    command: list[str],
+    told: Callable[[str], None],
+    feed: Callable[[IO[bytes]], None] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> _Ended:
     """Run ``docker``, hand on what it prints, line by line; nothing of it is left when this is interrupted."""
     try:
         process = subprocess.Popen(
@@ -249,7 +365,7 @@ def _run(command: list[str], told: Callable[[str], None], feed: Callable[[IO[byt
             stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "BUILDKIT_PROGRESS": "plain"},
+            env={**(os.environ if environment is None else environment), **BUILDER},
             start_new_session=True,  # a Ctrl-C is for us to handle
         )
     except FileNotFoundError as error:

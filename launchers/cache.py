@@ -59,7 +59,7 @@ class StageFolder:
 def event_files(path: Path) -> list[tuple[Path, Path]]:
     """Return (event file, output folder that its artifacts' paths are relative to) of every host of a stage."""
     files = sorted(path.glob("hosts/*/output/data/events-*.jsonl")) + sorted(
-        path.glob("hosts/*/processing/output/events-*.jsonl")
+        path.glob("hosts/*/processing/output/*/events-*.jsonl")
     )
     return [(file, file.parent) for file in files]
 
@@ -91,9 +91,13 @@ class Cache:
 
     def finish(self, stage_id: str, run: str) -> Path:
         """Mark a stage as finished, last of all."""
-        partial, final = self.partial(stage_id), self.path(stage_id)
         marker = {"run": run, "time": time.time()}
-        (partial / FINISHED_FILE).write_text(json.dumps(marker), encoding="utf-8")
+        (self.partial(stage_id) / FINISHED_FILE).write_text(json.dumps(marker), encoding="utf-8")
+        return self.adopt(stage_id)
+
+    def adopt(self, stage_id: str) -> Path:
+        """Take in a stage that was marked as finished elsewhere, whose files are in its partial folder."""
+        partial, final = self.partial(stage_id), self.path(stage_id)
         shutil.rmtree(final, ignore_errors=True)  # there only if somebody removed its marker
         partial.replace(final)
         return final

@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ class Action(str, Enum):
     resume = "resume"  # go on with an unfinished run
     sync = "sync"  # record in MLflow what could not be recorded
     build = "build"  # build the images of a backend that runs containers
+    push = "push"  # send them to the account's registry
 
 
 class Mode(str, Enum):
@@ -52,16 +53,51 @@ class Parity(str, Enum):
     strict = "strict"  # refuse
 
 
+class OnInterrupt(str, Enum):
+    """What Ctrl-C does to a job on SageMaker."""
+
+    detach = "detach"  # leave it running; a second Ctrl-C stops it
+    stop = "stop"
+
+
+class Where(str, Enum):
+    """Where a stage of a remote experiment runs."""
+
+    job = "job"
+    local = "local"  # on this machine; its result is uploaded
+
+
 @dataclass
 class Resources:
     """What a stage's job is given. All but ``instance_count`` is for backends that run containers."""
 
     instance_count: int = 1
     mode: Mode = Mode.byoc
-    image: str | None = None  # null: built from launchers/images
+    image: str | None = None  # null: built from launchers/images, or on SageMaker AWS's own where the mode is byos
     base_image: str = "python:3.11-slim"  # of the one that is built: has Python, maybe TensorFlow
-    memory: str | None = None  # limit of one container: 512m, 8g; null: what the machine has
-    cpus: float | None = None  # limit of one container, in cores
+    memory: str | None = None  # limit of one container on this machine: 512m, 8g; null: what the machine has
+    cpus: float | None = None  # limit of one container on this machine, in cores
+    instance_type: str = "ml.m5.xlarge"  # on SageMaker
+    volume_gb: int = 30  # of each instance, for input, output and scratch
+    max_run_s: int = 86400  # the service ends a job that takes longer
+
+
+@dataclass
+class PreprocessJob(Resources):
+    """What the job of the preprocess stage is given."""
+
+    where: Where = Where.job
+
+
+@dataclass
+class TrainJob(Resources):
+    """What the job of train, evaluate and visualize is given."""
+
+    spot: bool = False  # spare capacity: cheaper, interrupted at any time, goes on from a checkpoint
+    max_wait_s: int | None = None  # for spare capacity, running included; null: max_run_s and an hour
+    checkpoints: bool = True  # kept in S3 while the job runs
+    keep_alive_s: int = 0  # keep the instances warm for the next job; they are billed
+    framework_version: str = "2.21.0"  # of AWS's TensorFlow image
 
 
 @dataclass
@@ -78,13 +114,30 @@ class Backend:
     """Where the stages run."""
 
     name: str = "local"  # local | sagemaker-local | sagemaker-remote
-    preprocess: Resources = field(default_factory=Resources)  # of the preprocess stage
-    train: Resources = field(default_factory=Resources)  # of train, evaluate and visualize
+    preprocess: PreprocessJob = field(default_factory=PreprocessJob)  # of the preprocess stage
+    train: TrainJob = field(default_factory=TrainJob)  # of train, evaluate and visualize
     gpus: str | None = None  # of this machine, for training in containers: all, or a number
     network_isolation: bool = True  # containers reach nothing, and at most each other
     parity: Parity = Parity.warn
     build: Build = field(default_factory=Build)
     grace_s: float = 120  # from SIGTERM to SIGKILL, as on SageMaker
+    # Amazon SageMaker only, from here on.
+    region: str | None = None  # null: the AWS configuration's
+    profile: str | None = None  # of ~/.aws/config
+    role: str | None = None  # name or ARN of the role that jobs run as; null: the one that this notebook runs as
+    bucket: str | None = None  # null: sagemaker-REGION-ACCOUNT
+    prefix: str = "videolift"  # of all keys in the bucket
+    kms_key: str | None = None  # encrypts what is stored in S3 and on the instances' volumes
+    subnets: list[str] = field(default_factory=list)
+    security_groups: list[str] = field(default_factory=list)
+    encrypt_traffic: bool = False  # between the hosts of one job
+    environment: dict[str, str] = field(default_factory=dict)  # variables of the jobs; no place for secrets
+    job_tags: dict[str, str] = field(default_factory=dict)  # for cost allocation
+    wait: bool = True  # false: submit and return; action=resume goes on
+    on_interrupt: OnInterrupt = OnInterrupt.detach
+    poll_s: float = 5  # between two looks at a job
+    max_cost: float | None = None  # US dollars; a run that may cost more is refused
+    price_per_hour: float | None = None  # US dollars an instance, instead of the price list
 
 
 @dataclass
@@ -163,6 +216,8 @@ def _own_problems(config: Config) -> Iterator[str]:
 def _action_problems(config: Config) -> Iterator[str]:
     if config.action is Action.build and config.backend.name == "local":
         yield "action: there are no images to build with backend=local; say backend=sagemaker-local"
+    if config.action is Action.push and config.backend.name != "sagemaker-remote":
+        yield f"action: images are pushed for backend=remote, not for {config.backend.name}"
     if config.action in (Action.resume, Action.sync):
         if config.run is None:
             yield f"run: action={config.action.value} needs the id of a run; say run=ID"
@@ -193,25 +248,44 @@ def _backend_problems(backend: Backend) -> Iterator[str]:
     for name, resources in (("preprocess", backend.preprocess), ("train", backend.train)):
         if resources.instance_count < 1:
             yield f"backend.{name}.instance_count: must be at least 1, got {resources.instance_count}"
-    if backend.name == "local":
-        yield from _container_settings(backend)
-    else:
+    yield from _settings_of_other_backends(backend)
+    if backend.name == "sagemaker-local":
         yield from _container_problems(backend)
+    if backend.name == "sagemaker-remote":
+        from launchers.remote.settings import setting_problems
+
+        yield from setting_problems(backend)
+        yield from _image_problems(backend)
 
 
-def _container_settings(backend: Backend) -> Iterator[str]:
-    """Name what would silently do nothing where there are no containers."""
+# Which backends a setting is for, where not for all; the others would silently ignore it.
+EVERYWHERE = ("name", "preprocess", "train", "build", "grace_s", "instance_count")
+IN_CONTAINERS = ("mode", "image", "base_image", "network_isolation", "pip_index_url", "pip_trusted_host", "wheels")
+ON_DOCKER = ("memory", "cpus", "gpus", "parity")
+
+
+def _settings_of_other_backends(backend: Backend) -> Iterator[str]:
+    """Name what would silently do nothing."""
     plain = Backend()
     groups: list[tuple[str, object, object]] = [
-        ("backend", replace(backend, preprocess=plain.preprocess, train=plain.train, build=plain.build), plain),
+        ("backend", backend, plain),
         ("backend.preprocess", backend.preprocess, plain.preprocess),
         ("backend.train", backend.train, plain.train),
         ("backend.build", backend.build, plain.build),
     ]
     for prefix, given, default in groups:
         for key, value in vars(given).items():
-            if key not in ("name", "grace_s", "instance_count") and value != getattr(default, key):
-                yield f"{prefix}.{key}: is for containers, of which backend=local has none; say backend=sagemaker-local"
+            if value == getattr(default, key) or key in EVERYWHERE:
+                continue
+            homes = _backends_with(key)
+            if backend.name.replace("sagemaker-remote", "remote") not in homes:
+                yield f"{prefix}.{key}: is for backend={' and '.join(homes)}, not for {backend.name}; leave it out"
+
+
+def _backends_with(key: str) -> tuple[str, ...]:
+    if key in IN_CONTAINERS:
+        return ("sagemaker-local", "remote")
+    return ("sagemaker-local",) if key in ON_DOCKER else ("remote",)
 
 
 def _container_problems(backend: Backend) -> Iterator[str]:
@@ -220,12 +294,17 @@ def _container_problems(backend: Backend) -> Iterator[str]:
             yield f"backend.{name}.memory: must be a size like 512m or 8g, got {resources.memory}"
         if resources.cpus is not None and resources.cpus <= 0:
             yield f"backend.{name}.cpus: must be above 0 cores, got {resources.cpus}"
+    if backend.gpus is not None and backend.gpus != "all" and not backend.gpus.isdecimal():
+        yield f"backend.gpus: must be all or a number, got {backend.gpus!r}"
+    yield from _image_problems(backend)
+
+
+def _image_problems(backend: Backend) -> Iterator[str]:
+    for name, resources in (("preprocess", backend.preprocess), ("train", backend.train)):
         for key in ("image", "base_image"):
             reference = getattr(resources, key)
             if reference is not None and not re.fullmatch(r"[\w][\w.:/@-]*", reference, re.ASCII):
                 yield f"backend.{name}.{key}: is no image's name: {reference!r}; say NAME:TAG"
-    if backend.gpus is not None and backend.gpus != "all" and not backend.gpus.isdecimal():
-        yield f"backend.gpus: must be all or a number, got {backend.gpus!r}"
     wheels = backend.build.wheels
     if wheels is not None and not Path(wheels).expanduser().is_dir():
         yield f"backend.build.wheels: no folder {wheels}; say where the wheels are"

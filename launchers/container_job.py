@@ -15,7 +15,7 @@ from typing import Any
 
 from launchers import docker
 from launchers.attached import AttachedJob, attach
-from launchers.base import HostEnd
+from launchers.base import HostEnd, Stage
 from launchers.docker import DockerError
 from launchers.local import SOURCE, read_failure
 from videolift.entry import STOPPED_EXIT_CODE
@@ -120,17 +120,17 @@ def _program(setup: Setup) -> list[str]:
 class ContainerJob(AttachedJob):
     """The containers of one stage."""
 
-    def __init__(self, setup: Setup) -> None:
-        super().__init__()
+    def __init__(self, stage: Stage, setup: Setup) -> None:
+        super().__init__(stage)
         self._setup = setup
         token = secrets.token_hex(3)  # the same stage may be computed for two outputs folders at once
         self._names = {host: f"videolift-{setup.stage_id}-{token}-{host}" for host in setup.spaces}
         self._network = f"videolift-{setup.stage_id}-{token}" if setup.needs_network else None
 
     @classmethod
-    def start(cls, setup: Setup) -> ContainerJob:
+    def start(cls, stage: Stage, setup: Setup) -> ContainerJob:
         """Start a container a host; where that is interrupted, none is left."""
-        job = cls(setup)
+        job = cls(stage, setup)
         try:
             job._create_network()
             for host, name in job._names.items():

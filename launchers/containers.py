@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launchers import docker, shares
+from launchers.attached import OnThisMachine
 from launchers.base import Stage
 from launchers.building import before_building, build, pull
 from launchers.cache import Cache
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-class ContainerBackend:
+class ContainerBackend(OnThisMachine):
     """Runs stages in Docker containers."""
 
     name = "sagemaker-local"
@@ -35,7 +36,7 @@ class ContainerBackend:
         self._bases: dict[str, Image] = {}  # by purpose, what is here of those still to be built from
         self._recipes = {purpose: self._recipe(purpose) for purpose in dict.fromkeys(PURPOSES.values())}
 
-    def check(self) -> list[str]:
+    def check(self, stages: Sequence[str], *, planning: bool) -> list[str]:
         problem = docker.engine_problem()
         return [] if problem is None else [f"backend={self.name}: {problem}"]
 
@@ -79,10 +80,12 @@ class ContainerBackend:
         images = {purpose: self._images[purpose] for purpose in _purposes(stages) if purpose in self._images}
         return {f"{name} image": {"python": image.python, **image.versions} for name, image in images.items()}
 
-    def submit(self, stage: Stage) -> ContainerJob:
+    def _start(self, stage: Stage) -> ContainerJob:
         # A launcher that waited for the lock of one that died gets here without having started anew.
         remove_left(self._cache.lock_file(stage.plan.id), self._settings.grace_s)
-        return ContainerJob.start(self._setup(stage, shares.lay_out(stage, shares.hard_link_or_copy, mounted=True)))
+        return ContainerJob.start(
+            stage, self._setup(stage, shares.lay_out(stage, shares.hard_link_or_copy, mounted=True))
+        )
 
     def _setup(self, stage: Stage, spaces: dict[str, Workspace]) -> Setup:
         purpose = PURPOSES[stage.plan.stage]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -94,6 +95,39 @@ class StageDisplay:
         elif now - self._told > PLAIN_INTERVAL_S and rate and done < total:
             self._told = now
             self.say(f"{self._name}: {note}  {(total - done) / rate:.0f} s left")
+
+
+class JobDisplay:
+    """Shows the stages of one job, one after the other as their events come."""
+
+    def __init__(self, console: Console, names: Sequence[str]) -> None:
+        self._console = console
+        self._names = names
+        self._shown = StageDisplay(console, names[0])
+        self._name = names[0]
+
+    def __enter__(self) -> JobDisplay:
+        self._shown.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shown.__exit__()
+
+    def say(self, text: str, style: str = "") -> None:
+        self._shown.say(text, style)
+
+    def event(self, event: Event) -> None:
+        name = event.get("stage")
+        if name in self._names and name != self._name:
+            self.ended("done")
+            self._shown.__exit__()
+            self._name, self._shown = str(name), StageDisplay(self._console, str(name))
+            self._shown.__enter__()
+        self._shown.event(event)
+
+    def ended(self, text: str) -> None:
+        """Say in one line how the stage that is shown ended."""
+        self._shown.ended(text)
 
 
 def _bars(console: Console) -> Progress:

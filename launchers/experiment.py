@@ -6,33 +6,35 @@ import shlex
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from launchers import commands, facts, report
-from launchers.base import Job, Stage
+from launchers.base import Described, Detached, Job, LostTouch, Stage
 from launchers.cache import StageFolder, event_files
 from launchers.config import Action, Config
-from launchers.display import StageDisplay
+from launchers.display import JobDisplay
 from launchers.follow import follow
 from launchers.outputs import Outputs
 from launchers.parity import PARITY_FILE, differences, parity_table, to_csv
 from launchers.planning import KINDS, NEEDS, PlannedStage, finished_stages, planned_names, prepare_stage
 from launchers.preparing import Prepared, find_backend, make_ready, prepare
-from launchers.records import RunFolder, RunRecord, StageRecord, Status
+from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, StageRecord, Status
 from launchers.redaction import redacted, redacted_text
 from videolift import events
 from videolift.errors import ConfigError, DataError, StageError, Stopped, as_expected
 from videolift.events import Event
 from videolift.parts import INDEX_FILE, merge, read_index, refuse_too_many_bad
 from videolift.plan import from_plain, to_plain
-from videolift.workspace import PARTS_FOLDER, Kind
+from videolift.workspace import PARTS, PROCESSING_OUTPUT, Kind
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,10 +86,29 @@ def _run_or_plan(console: Console, outputs: Outputs, config: Config, parent: str
         console.print(f"note: {note}", style="yellow", soft_wrap=True)
     if config.action is Action.plan:
         report.print_plan(console, prepared, outputs)
+        report.print_described(console, _described(prepared, outputs))
         return 0
     _refuse_missing_inputs(prepared, outputs)
     prepared = make_ready(prepared, outputs, console)
     return _Run(console, outputs, prepared, parent, label).execute()
+
+
+def _described(prepared: Prepared, outputs: Outputs) -> list[Described]:
+    """Return what the backend would do, from plans that are thrown away again."""
+    finished = finished_stages(prepared.planned, outputs.cache, prepared.backend)
+    waiting = [
+        stage for name, stage in prepared.planned.items() if name in prepared.config.stages and name not in finished
+    ]
+    groups = prepared.backend.jobs([stage.name for stage in waiting])
+    with tempfile.TemporaryDirectory() as folder:
+        stages = []
+        for one in waiting:
+            together = next(names for names in groups if one.name in names)
+            inputs = {
+                need: outputs.cache.path(prepared.planned[need].id) for need in NEEDS[one.name] if need not in together
+            }
+            stages.append(prepare_stage(one, Path(folder) / one.id, prepared.manifest, prepared.data, inputs))
+        return prepared.backend.describe(stages)
 
 
 def _sync(console: Console, outputs: Outputs, config: Config) -> int:
@@ -115,13 +136,20 @@ def _again(config: Config, outputs: Outputs) -> Config:
     record = outputs.run(str(config.run)).load()
     earlier = from_plain(Config, record.config)
     stages = earlier.stages if config.action is Action.resume else config.stages
+    backend = replace(earlier.backend, wait=True)  # who comes back wants to see the end
     return replace(
-        earlier, action=config.action, run=config.run, stages=stages, outputs=config.outputs, tracking=config.tracking
+        earlier,
+        backend=backend,
+        action=config.action,
+        run=config.run,
+        stages=stages,
+        outputs=config.outputs,
+        tracking=config.tracking,
     )
 
 
 def _refuse_missing_inputs(prepared: Prepared, outputs: Outputs) -> None:
-    finished = finished_stages(prepared.planned, outputs.cache)
+    finished = finished_stages(prepared.planned, outputs.cache, prepared.backend)
     wanted = prepared.config.stages
     missing = {need: name for name in wanted for need in NEEDS[name] if need not in wanted and need not in finished}
     if missing:
@@ -171,7 +199,11 @@ class _Run:
             if not mine:
                 raise ConfigError(f"run: another process is working on {record.id}; wait for it or stop it")
             tracker = _tracker(self._config, self._outputs, folder)
-            self._execute_recorded(record, folder, tracker)
+            try:
+                self._execute_recorded(record, folder, tracker)
+            except Detached as detached:
+                self._console.print(str(detached), soft_wrap=True)
+                return 0 if not self._config.backend.wait else detached.exit_code
         report.print_summary(self._console, record, self._prepared, self._outputs, _open_with(self._config, record))
         return 0
 
@@ -183,9 +215,14 @@ class _Run:
             (folder.path / "plan.json").write_text(facts.plan_text(self._prepared), encoding="utf-8")
             self._tell_parity(folder)
             tracker.start(record)
-            for name in (n for n in self._prepared.planned if n in self._config.stages):
-                self._stage(self._prepared.planned[name], record, folder, tracker)
+            wanted = [name for name in self._prepared.planned if name in self._config.stages]
+            for names in self._prepared.backend.jobs(wanted):
+                self._job([self._prepared.planned[name] for name in names], record, folder, tracker)
             status = Status.FINISHED
+        except Detached:
+            status = Status.RUNNING
+            record.tags[DETACHED_TAG] = DETACHED
+            raise
         except (KeyboardInterrupt, Stopped) as stopped:
             status, error = Status.KILLED, str(stopped) or "interrupted"
             raise Stopped(str(stopped) or "interrupted; the same command goes on from there") from stopped
@@ -193,10 +230,12 @@ class _Run:
             error = str(failed) or type(failed).__name__
             raise
         finally:
-            record.status, record.error, record.ended = status, error, time.time()
-            for stage in record.stages:
-                if stage.status is Status.RUNNING:
-                    stage.status, stage.ended = status, record.ended
+            record.status, record.error = status, error
+            if status is not Status.RUNNING:
+                record.ended = time.time()
+                for stage in record.stages:
+                    if stage.status is Status.RUNNING:
+                        stage.status, stage.ended = status, record.ended
             try:
                 folder.save(record)
             finally:  # a full disk must not leave the run open on a server
@@ -226,7 +265,8 @@ class _Run:
             record.stages = [s for s in record.stages if s.name not in self._config.stages]
             record.parent = self._parent or record.parent
         record.status, record.error, record.ended = Status.RUNNING, None, None
-        record.tags = facts.tags(self._prepared)
+        again = {DETACHED_TAG: "no"} if DETACHED_TAG in record.tags else {}
+        record.tags = {**facts.tags(self._prepared), **again}
         record.data = facts.data_facts(self._prepared)
         return record
 
@@ -235,60 +275,124 @@ class _Run:
             return self._outputs.run(self._config.run).load()
         for file in sorted(self._outputs.runs.glob("*/run.json"), reverse=True):
             record = RunFolder(file.parent).load()
-            if record.fingerprint == self._fingerprint and record.status is Status.KILLED:
+            left = record.status is Status.KILLED or record.tags.get(DETACHED_TAG) == DETACHED
+            if record.fingerprint == self._fingerprint and left:
                 return record
         return None
 
-    def _stage(self, planned: PlannedStage, record: RunRecord, folder: RunFolder, tracker: Tracker) -> None:
-        stage = StageRecord(planned.name, planned.id, str(self._cache.path(planned.id)), started=time.time())
-        with self._cache.lock(
-            planned.id, lambda: self._console.print(f"{planned.name}: another process computes it; waiting")
-        ):
-            origin = self._cache.finished(planned.id)
-            stage.cached, stage.origin = origin is not None, origin
-            record.stages = sorted([*record.stages, stage], key=lambda s: list(KINDS).index(s.name))
-            if origin is not None:
-                self._check_arrays(planned, Path(stage.folder))
-                self._console.print(f"{planned.name}: cached, computed by {origin}", soft_wrap=True)
+    def _job(self, planned: Sequence[PlannedStage], record: RunRecord, folder: RunFolder, tracker: Tracker) -> None:
+        """Take what is finished from the cache, and compute the other stages."""
+        with ExitStack() as locks:
+            for one in planned:
+                locks.enter_context(self._cache.lock(one.id, partial(self._say_waiting, one.name)))
+            waiting: list[tuple[PlannedStage, StageRecord]] = []
+            for one in planned:
+                stage = StageRecord(one.name, one.id, str(self._cache.path(one.id)), started=time.time())
+                stage.origin = self._origin(one)
+                stage.cached = stage.origin is not None
+                record.stages = sorted([*record.stages, stage], key=lambda s: list(KINDS).index(s.name))
+                if stage.cached:
+                    self._check_arrays(one, Path(stage.folder))
+                    self._console.print(f"{one.name}: cached, computed by {stage.origin}", soft_wrap=True)
+                    stage.status, stage.ended = Status.FINISHED, time.time()
+                else:
+                    stage.folder = str(self._cache.partial(one.id))
+                    waiting.append((one, stage))
                 tracker.stage(stage)
-            else:
-                stage.folder = str(self._cache.partial(planned.id))
-                folder.save(record)
-                tracker.stage(stage)
-                self._compute(planned, stage, folder, tracker)
-                final = self._cache.finish(planned.id, record.id)
-                stage.folder = str(final)
-                _delete_host_parts(final)
-        stage.status, stage.ended = Status.FINISHED, time.time()
-        folder.save(record)
-        _reconcile(stage, tracker)
+            folder.save(record)
+            while waiting:
+                done = self._compute(waiting, folder, tracker)
+                for _, stage in waiting[:done]:
+                    self._put_away(stage, folder)
+                    folder.save(record)
+                del waiting[:done]
+        for stage in record.stages:
+            if stage.name in {one.name for one in planned}:
+                _reconcile(stage, tracker)
 
-    def _compute(self, planned: PlannedStage, stage: StageRecord, folder: RunFolder, tracker: Tracker) -> None:
-        manifest = self._prepared.manifest
-        inputs = {need: self._cache.path(self._prepared.planned[need].id) for need in NEEDS[planned.name]}
-        submitted = prepare_stage(planned, Path(stage.folder), manifest, self._config, inputs)
-        output = submitted.folder.first.output
+    def _say_waiting(self, name: str) -> None:
+        self._console.print(f"{name}: another process computes it; waiting")
+
+    def _origin(self, planned: PlannedStage) -> str | None:
+        """Return the run that computed a stage, which is in the cache afterwards; None where nobody has."""
+        here = self._cache.finished(planned.id)
+        if here is None and (there := self._prepared.backend.origin(planned.id)) is not None:
+            self._prepared.backend.fetch(planned.id, self._console)
+            return there
+        return here
+
+    def _put_away(self, stage: StageRecord, folder: RunFolder) -> None:
+        """Move a finished stage from where it was computed to where it is found."""
+        stage.folder = str(self._cache.finish(stage.id, folder.path.name))
+        _delete_host_parts(Path(stage.folder))
+        stage.status, stage.ended = Status.FINISHED, time.time()
+        self._prepared.backend.keep(stage.id, self._console)
+
+    def _compute(self, waiting: Sequence[tuple[PlannedStage, StageRecord]], folder: RunFolder, tracker: Tracker) -> int:
+        """Compute stages as one job, and return how many of them it took on: at least the first one."""
+        backend, config = self._prepared.backend, self._config
+        prepared = [self._prepare(planned, stage, [w.name for w, _ in waiting]) for planned, stage in waiting]
+        records = {stage.name: stage for _, stage in waiting}
+        outputs = {stage.plan.stage: stage.folder.first.output for stage in prepared}
+        first = waiting[0][0].name
 
         def on_event(event: Event) -> None:
-            if event["type"] == "metric":  # files are taken up at the end, from the place where they stay
-                tracker.event(stage, event, output)
+            # Files are taken up at the end, from the place where they stay.
+            name = event.get("stage") or first
+            if event["type"] in ("metric", "tag") and name in records:
+                tracker.event(records[name], event, outputs[name])
 
-        with StageDisplay(self._console, planned.name) as display:
-            job = self._prepared.backend.submit(submitted)
-            with self._closing(job):
+        job = backend.submit(prepared, self._console)
+        with self._closing(job), JobDisplay(self._console, [s.plan.stage for s in job.stages]) as display:
+            if job.lasting and not config.backend.wait:
+                raise Detached(f"the job was submitted and goes on; come back with: {self._come_back(folder)}")
+            try:
                 follow(
-                    *(job, submitted, display, folder.path / f"{planned.name}.log", on_event),
-                    grace_s=self._config.backend.grace_s,
-                    alone=commands.alone(self._config, submitted),
+                    *(job, display, folder.path / f"{first}.log", on_event),
+                    grace_s=config.backend.grace_s,
+                    on_interrupt=config.backend.on_interrupt,
+                    come_back=self._come_back(folder),
+                    alone=partial(commands.alone, config),
                 )
-            if planned.name == "preprocess":
-                self._merge(submitted)
+            except LostTouch as error:
+                lost = Detached(f"{error}\n  the job goes on; come back with: {self._come_back(folder)}")
+                lost.exit_code = error.exit_code
+                raise lost from error
+            except StageError:
+                self._keep_finished(job, waiting, folder)
+                raise
+            if first == "preprocess":
+                self._merge(job.stages[0])
             display.ended("done")
+        return len(job.stages)
+
+    def _keep_finished(self, job: Job, waiting: Sequence[tuple[PlannedStage, StageRecord]], folder: RunFolder) -> None:
+        """Keep the stages of a job that were finished before a later one failed."""
+        finished = {stage.plan.id for stage in job.finished}
+        for _, stage in waiting:
+            if stage.id in finished:
+                self._put_away(stage, folder)
+
+    def _prepare(self, planned: PlannedStage, stage: StageRecord, together: Sequence[str]) -> Stage:
+        """Return what a backend submits; what comes from a stage of the same job has no folder yet."""
+        inputs = {
+            need: self._cache.path(self._prepared.planned[need].id)
+            for need in NEEDS[planned.name]
+            if need not in together
+        }
+        return prepare_stage(planned, Path(stage.folder), self._prepared.manifest, self._prepared.data, inputs)
+
+    def _come_back(self, folder: RunFolder) -> str:
+        words = ["action=resume", f"run={folder.path.name}"]
+        words += [f"outputs={self._config.outputs}"] if self._config.outputs != Config.outputs else []
+        return f"python run.py {shlex.join(words)}"
 
     @contextmanager
     def _closing(self, job: Job) -> Iterator[None]:
         try:
             yield
+        except Detached:
+            raise
         except BaseException:
             try:
                 job.close()
@@ -299,8 +403,7 @@ class _Run:
 
     def _merge(self, stage: Stage) -> None:
         manifest, p = self._prepared.manifest, self._config.preprocess
-        workspaces = [stage.workspace(host, {}) for host in stage.hosts]
-        parts = [workspace.parts for workspace in workspaces]
+        parts = [stage.workspace(host, {}).parts for host in stage.hosts]
         entries = merge(parts, [clip.id for clip in manifest.clips], p, stage.folder.arrays)
         refuse_too_many_bad(entries, len(manifest.clips), p)
         if not any(entry.stop > entry.start for entry in entries):
@@ -318,7 +421,7 @@ class _Run:
 
 def _delete_host_parts(stage: Path) -> None:
     """Delete what the merged arrays repeat and what hosts were dealt; only now: until here a crash would lose work."""
-    for file in stage.glob(f"hosts/*/{PARTS_FOLDER}/part-*"):
+    for file in stage.glob(f"hosts/*/{PROCESSING_OUTPUT}/*/{PARTS}/part-*"):
         file.unlink()
     shutil.rmtree(StageFolder(stage, Kind.processing).shares, ignore_errors=True)
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import signal
-from collections import deque
+import time
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launchers.base import HostEnd, Job, Stage
-from launchers.display import StageDisplay
+from launchers.base import Detached, HostEnd, Job, Stage
+from launchers.config import OnInterrupt
+from launchers.display import JobDisplay
 from videolift import errors, events
 from videolift.entry import STOPPED_EXIT_CODE
 from videolift.errors import StageError, Stopped, VideoliftError
 from videolift.events import Event
 
 TAIL_LINES = 30
+SECOND_THOUGHT_S = 5.0  # in which a second Ctrl-C stops a job that the first one left to itself
 SHOWN_CLIPS = 4  # as many as a few workers decode at a time
 OWN_EXIT_CODES = {
     kind.exit_code
@@ -26,27 +29,32 @@ OWN_EXIT_CODES = {
 
 def follow(
     job: Job,
-    stage: Stage,
-    display: StageDisplay,
+    display: JobDisplay,
     log_file: Path,
     on_event: Callable[[Event], None],
     *,
     grace_s: float,
-    alone: str,
+    on_interrupt: OnInterrupt,
+    come_back: str,
+    alone: Callable[[Stage], str],
 ) -> None:
-    """Follow a stage to its end.
+    """Follow a job to its end.
 
-    Ctrl-C asks the stage to stop, which keeps what is finished; a second one kills it.
+    Ctrl-C asks the job to stop, which keeps what is finished; a second one kills it. One that lasts without us is left
+    to itself at the first Ctrl-C, and asked to stop at a second one soon after it.
 
     Args:
-        alone: command that runs the stage once more, to tell where it failed.
+        come_back: command that follows a lasting job again.
+        alone: returns the command that runs a stage once more, to tell where it failed.
 
     Raises:
         StageError: if a host failed; the message says which one first, why, and what it printed last.
-        Stopped: if the stage was asked to stop.
+        Stopped: if the job was asked to stop.
+        Detached: if it was left to itself.
     """
-    said = {host: _Said() for host in stage.hosts}
+    said: dict[str, _Said] = defaultdict(_Said)
     interrupts = 0
+    names = ", ".join(stage.plan.stage for stage in job.stages)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("a", encoding="utf-8") as log:
         lines = job.follow()
@@ -54,7 +62,9 @@ def follow(
             try:
                 for host, line in lines:
                     event = events.parse(line)
-                    if event is None:
+                    if event is not None and event["type"] == "end":
+                        said[host].stage = str(event["stage"])
+                    elif event is None:
                         said[host].tail.append(line)
                         log.write(f"{host}: {line}\n")
                         log.flush()
@@ -66,8 +76,13 @@ def follow(
                 break
             except KeyboardInterrupt:
                 interrupts += 1
+                if job.lasting and on_interrupt is OnInterrupt.detach and interrupts == 1:
+                    display.say(f"leaving the job to itself; Ctrl-C within {SECOND_THOUGHT_S:.0f} s stops it instead")
+                    if not _second_thought():
+                        raise Detached(f"the job goes on; come back with: {come_back}") from None
                 display.say(
-                    f"stopping {stage.plan.stage}; Ctrl-C again does not wait for it to finish what it is doing"
+                    f"stopping {names}"
+                    + ("" if job.lasting else "; Ctrl-C again does not wait for it to finish what it is doing")
                 )
                 job.stop(grace_s if interrupts == 1 else 0)
                 lines = job.follow()
@@ -75,15 +90,26 @@ def follow(
     # A failing host stops the others: their being stopped is not what happened.
     failed = [end for end in ends if end.exit_code not in (0, STOPPED_EXIT_CODE)]
     if interrupts or (not failed and any(end.exit_code for end in ends)):
-        raise Stopped(f"{stage.plan.stage} was stopped; the same command goes on from there")
+        raise Stopped(f"{names} was stopped; the same command goes on from there")
     if failed:
-        raise failure(stage, failed[0], said[failed[0].host], log_file, alone)
+        told = said[failed[0].host]
+        stage = next((s for s in job.stages if s.plan.stage == told.stage), job.stages[0])
+        raise failure(stage, failed[0], told, log_file, alone(stage))
+
+
+def _second_thought() -> bool:
+    try:
+        time.sleep(SECOND_THOUGHT_S)
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 @dataclass
 class _Said:
     """What one host told last."""
 
+    stage: str = ""  # that ended last
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     clips: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN_CLIPS))  # begun last
 

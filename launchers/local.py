@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launchers import shares
-from launchers.attached import AttachedJob, attach
+from launchers.attached import AttachedJob, OnThisMachine, attach
 from launchers.base import HostEnd, Stage
 from launchers.cache import Cache
 from launchers.config import Backend
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 
 
-class LocalBackend:
+class LocalBackend(OnThisMachine):
     """Runs stages as subprocesses."""
 
     name = "local"
@@ -35,7 +35,7 @@ class LocalBackend:
     def __init__(self, settings: Backend, cache: Cache) -> None:
         self._settings = settings
 
-    def check(self) -> list[str]:
+    def check(self, stages: Sequence[str], *, planning: bool) -> list[str]:
         hosts = self._settings.train.instance_count
         if hosts > 1:
             return [f"backend.train.instance_count: backend=local trains on one host, got {hosts}; leave it at 1"]
@@ -56,14 +56,14 @@ class LocalBackend:
     def environments(self, stages: Sequence[str]) -> dict[str, dict[str, str]]:
         return {}
 
-    def submit(self, stage: Stage) -> LocalJob:
+    def _start(self, stage: Stage) -> LocalJob:
         spaces = shares.lay_out(stage, shares.link)
-        job = LocalJob(spaces)
+        job = LocalJob(stage, spaces)
         for host, space in spaces.items():
-            job.add(host, self._start(space))
+            job.add(host, self._start_host(space))
         return job
 
-    def _start(self, space: Workspace) -> subprocess.Popen[str]:
+    def _start_host(self, space: Workspace) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "videolift.entry", "--root", str(space.root), "--parent", str(os.getpid())]
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SM_")}
         environment = {**inherited, **space.variables(), "PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1"}
@@ -73,8 +73,8 @@ class LocalBackend:
 class LocalJob(AttachedJob):
     """The processes of one stage."""
 
-    def __init__(self, spaces: dict[str, Workspace]) -> None:
-        super().__init__()
+    def __init__(self, stage: Stage, spaces: dict[str, Workspace]) -> None:
+        super().__init__(stage)
         self._spaces = spaces
 
     def _stop(self, grace_s: float) -> None:

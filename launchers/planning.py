@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launchers import shares
-from launchers.base import Dealt, Stage
+from launchers.base import Backend, Dealt, Stage
 from launchers.cache import Cache, StageFolder
 from launchers.config import Config
 from videolift.errors import ConfigError
@@ -155,12 +155,13 @@ def builder_source(model: Model) -> dict[str, bytes]:
 
 
 def prepare_stage(
-    planned: PlannedStage, folder: Path, manifest: Manifest, config: Config, inputs: dict[str, Path]
+    planned: PlannedStage, folder: Path, manifest: Manifest, data: Data, inputs: dict[str, Path]
 ) -> Stage:
     """Write the plan into the stage's folder and return what a backend submits.
 
     Args:
-        inputs: the folders of the finished stages that this one needs.
+        data: where the videos are on this machine.
+        inputs: the folders of the finished stages that this one needs, but for those of the same job.
     """
     stage_folder = StageFolder(folder, KINDS[planned.name])
     shutil.rmtree(stage_folder.plan, ignore_errors=True)
@@ -175,22 +176,22 @@ def prepare_stage(
         if left.name not in planned.hosts:
             shutil.rmtree(left)
     shutil.rmtree(stage_folder.shares, ignore_errors=True)  # of an earlier try
-    channels = {"plan": stage_folder.plan, **input_channels(planned.name, inputs)}
+    channels = {"plan": stage_folder.plan, **input_channels(inputs)}
     stage = Stage(planned.plan, KINDS[planned.name], stage_folder, planned.hosts, channels)
     if planned.name == "preprocess":
-        stage.dealt["videos"] = _deal(planned.hosts, manifest, config.data)
+        stage.dealt["videos"] = _deal(planned.hosts, manifest, data)
     return stage
 
 
-def input_channels(name: str, inputs: dict[str, Path]) -> dict[str, Path]:
-    """Return the channels that carry the results of earlier stages."""
+def input_channels(inputs: dict[str, Path]) -> dict[str, Path]:
+    """Return the channels that carry the results of earlier stages, by whose they are."""
     channels = {}
-    if "preprocess" in NEEDS[name]:
+    if "preprocess" in inputs:
         channels["arrays"] = StageFolder(inputs["preprocess"], Kind.processing).arrays
-    if "train" in NEEDS[name]:
+    if "train" in inputs:
         trained = StageFolder(inputs["train"], Kind.training).first
         channels |= {"model": trained.model, "training": trained.output}
-    if "evaluate" in NEEDS[name]:
+    if "evaluate" in inputs:
         channels["evaluation"] = StageFolder(inputs["evaluate"], Kind.training).first.output
     return channels
 
@@ -203,7 +204,7 @@ def _deal(hosts: tuple[str, ...], manifest: Manifest, data: Data) -> dict[str, D
     return shares.deal(root_of(data), [clip.id for clip in manifest.clips], hosts)
 
 
-def finished_stages(planned: dict[str, PlannedStage], cache: Cache) -> dict[str, str]:
+def finished_stages(planned: dict[str, PlannedStage], cache: Cache, backend: Backend) -> dict[str, str]:
     """Return the stages that need not run, with the id of the run that computed each."""
-    found = {name: cache.finished(stage.id) for name, stage in planned.items()}
+    found = {name: cache.finished(stage.id) or backend.origin(stage.id) for name, stage in planned.items()}
     return {name: origin for name, origin in found.items() if origin is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,16 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launchers import config as settings
 from launchers.base import Backend
 from launchers.cache import Cache
 from launchers.checksums import open_checksums
-from launchers.config import Config, Parity
+from launchers.config import Action, Config, Parity
 from launchers.containers import ContainerBackend
 from launchers.local import SOURCE, LocalBackend
 from launchers.outputs import Outputs
 from launchers.parity import Table, differences, parity_table
 from launchers.planning import PlannedStage, finished_stages, plan_stages, planned_names
+from launchers.remote.aws import Aws
+from launchers.remote.backend import RemoteBackend
+from launchers.remote.s3 import Location, is_s3
+from launchers.remote.s3_data import Shadow, shadow
 from videolift.errors import ConfigError, DataError, StageError
 from videolift.manifest import Manifest, make_manifest
 from videolift.settings import CHANNELS, Data, Model, Precision, Preprocess, Source, problems
@@ -29,9 +33,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TELL_INTERVAL_S = 5.0
-BACKENDS: dict[str, Callable[[settings.Backend, Cache], Backend]] = {
-    "local": LocalBackend,
-    "sagemaker-local": ContainerBackend,
+BACKENDS: dict[str, Callable[[Config, Cache], Backend]] = {
+    "local": lambda config, cache: LocalBackend(config.backend, cache),
+    "sagemaker-local": lambda config, cache: ContainerBackend(config.backend, cache),
+    "sagemaker-remote": RemoteBackend,
 }
 
 
@@ -40,6 +45,7 @@ class Prepared:
     """An experiment that is ready to run."""
 
     config: Config  # with the data's place and, for existing arrays, their shape filled in
+    data: Data  # where the videos, or what stands for them, are on this machine
     backend: Backend
     manifest: Manifest
     planned: dict[str, PlannedStage]
@@ -68,10 +74,24 @@ def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared:
         wrong = problems(config.data, config.preprocess, config.model)
         if wrong:
             raise ConfigError("the arrays do not fit the settings:\n" + "\n".join(f"  {line}" for line in wrong))
-    with open_checksums(outputs.checksums) as checksums:
-        manifest = make_manifest(config.data, config.seed, checksums.of, _telling(say))
+    if is_s3(config.data.root):
+        image = shadow_of(config, outputs, say)
+        data, checksum = replace(config.data, root=str(image.root)), image.checksum
+        manifest = make_manifest(data, config.seed, checksum, _telling(say))
+    else:
+        data = config.data
+        with open_checksums(outputs.checksums) as checksums:
+            manifest = make_manifest(data, config.seed, checksums.of, _telling(say))
     backend.settle(planned_names(config.stages), console)
-    return Prepared(config, backend, manifest, _plan(config, backend, manifest))
+    return Prepared(config, data, backend, manifest, _plan(config, backend, manifest))
+
+
+def shadow_of(config: Config, outputs: Outputs, say: Callable[[str], None]) -> Shadow:
+    """Return what stands here for videos that lie in S3."""
+    location = Location.parse(str(config.data.root))
+    say(f"listing {location}")
+    folder = outputs.root / "data" / f"s3-{hashlib.sha256(location.uri.encode()).hexdigest()[:8]}"
+    return shadow(Aws(config.backend).client("s3"), location, folder)
 
 
 def _plan(config: Config, backend: Backend, manifest: Manifest) -> dict[str, PlannedStage]:
@@ -86,7 +106,7 @@ def make_ready(prepared: Prepared, outputs: Outputs, console: Console) -> Prepar
         ConfigError: if that cannot be made, or holds other libraries than here and ``backend.parity`` is strict.
     """
     backend, config = prepared.backend, prepared.config
-    finished = finished_stages(prepared.planned, outputs.cache)
+    finished = finished_stages(prepared.planned, outputs.cache, backend)
     stages = [name for name in prepared.planned if name in config.stages and name not in finished]
     backend.make_ready(stages, console)
     environments = backend.environments(stages)
@@ -112,16 +132,14 @@ def _telling(say: Callable[[str], None]) -> Callable[[int, int], None]:
 
 def find_backend(config: Config, outputs: Outputs) -> Backend:
     """Return the backend, having asked it whether stages can run on it."""
-    name = config.backend.name
-    if name not in BACKENDS:
-        raise ConfigError(
-            f"backend.name: {name} is not built yet; what runs today is backend={', '.join(BACKENDS)}. "
-            "The experiment is the same there"
-        )
-    backend = BACKENDS[name](config.backend, outputs.cache)
-    wrong = backend.check()
+    backend = BACKENDS[config.backend.name](config, outputs.cache)
+    wrong = backend.check(planned_names(config.stages), planning=config.action is Action.plan)
     if config.data.source is Source.npz and config.backend.preprocess.instance_count > 1:
         wrong.append("backend.preprocess.instance_count: data=npz is one file, which cannot be divided; leave it at 1")
+    if is_s3(config.data.root) and not isinstance(backend, RemoteBackend):
+        wrong.append(
+            f"data.root={config.data.root}: videos in S3 are for backend=remote; fetch them first"
+        )
     if wrong:
         raise ConfigError("\n".join(wrong))
     return backend
@@ -130,7 +148,9 @@ def find_backend(config: Config, outputs: Outputs) -> Backend:
 def _absolute(data: Data) -> Data:
     """Return the settings with absolute paths, so that a run can be resumed from another folder."""
     places = {name: getattr(data, name) for name in ("root", "lists", "csv", "npz", "classes")}
-    absolute: dict[str, Any] = {name: str(Path(p).expanduser().absolute()) for name, p in places.items() if p}
+    absolute: dict[str, Any] = {
+        name: str(Path(p).expanduser().absolute()) for name, p in places.items() if p and not is_s3(p)
+    }
     return replace(data, **absolute)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from videolift.errors import ConfigError
 
+DETACHED_TAG, DETACHED = "videolift.detached", "yes"  # the run goes on without its launcher
+
 
 class Status(str, Enum):
     """MLflow's run statuses."""

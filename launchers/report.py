@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from launchers.base import Described
 from launchers.cache import StageFolder
 from launchers.outputs import Outputs
 from launchers.parity import Table as Parity
@@ -43,7 +45,7 @@ def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
         f"in parts of {clips_a_part(p)} clips",
         highlight=False,
     )
-    finished = finished_stages(prepared.planned, outputs.cache)
+    finished = finished_stages(prepared.planned, outputs.cache, prepared.backend)
     table = Table(box=None, pad_edge=False)
     for column in ("stage", "id", "hosts", "from", "state"):
         table.add_column(column)
@@ -54,6 +56,21 @@ def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
         inputs = ", ".join(NEEDS[name]) or str(config.data.root or config.data.csv or config.data.npz)
         table.add_row(*map(Text, (name, stage.id, str(len(stage.hosts)), inputs, state)))
     console.print(table, soft_wrap=True)
+
+
+def print_described(console: Console, described: Sequence[Described]) -> None:
+    """Print what a backend would ask for."""
+    for part in described:
+        console.print()
+        console.print(Text(part.title, style="bold"))
+        console.print(part.text, soft_wrap=True, highlight=False, markup=False)
+        head, *rows = part.rows
+        table = Table(box=None, pad_edge=False)
+        for column in head:
+            table.add_column(column)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        console.print(table, soft_wrap=True)
 
 
 def print_parity(console: Console, parity: Parity) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from launchers import mlflow_store as store
 from launchers import provenance
 from launchers.reachability import why_unreachable
-from launchers.records import RunFolder, RunRecord, StageRecord, Status
+from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, StageRecord, Status
 from launchers.redaction import redacted_text
 from videolift.errors import VideoliftError
 from videolift.events import Event
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 SECOND_TRY_S = 2.0  # for a server that failed earlier in the run; with the first try less than 10 s in all
 MAX_REASON = 300  # characters
-DETACHED_TAG = "videolift.detached"  # the run goes on without its launcher
 
 log = logging.getLogger("videolift.tracking")
 
@@ -220,7 +219,7 @@ def _belongs_here(record: RunRecord, tracking: Tracking, outputs: Path) -> bool:
 
 def _close(folder: RunFolder) -> bool:
     record = folder.load()
-    if record.status is not Status.RUNNING or DETACHED_TAG in record.tags:
+    if record.status is not Status.RUNNING or record.tags.get(DETACHED_TAG) == DETACHED:
         return False
     record.status, record.synced = Status.KILLED, False
     record.ended = _last_sign_of_life(folder, record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,11 +55,28 @@ def restore(folder: Path, network: keras.Model) -> Progress:
     Raises:
         TrainingError: if the checkpoint is of another network.
     """
+    return restore_from(read(folder), network, folder / CHECKPOINT_FILE)
+
+
+def read(folder: Path) -> bytes:
+    """Return a saved state as it lies in its file; nothing where there is none."""
     file = folder / CHECKPOINT_FILE
-    if not file.is_file():
+    return file.read_bytes() if file.is_file() else b""
+
+
+def restore_from(content: bytes, network: keras.Model, file: Path) -> Progress:
+    """Put what :func:`read` gave, on this host or another, into the network and return its progress.
+
+    Args:
+        file: where it was, for the message.
+
+    Raises:
+        TrainingError: if the checkpoint is of another network.
+    """
+    if not content:
         return Progress()
     state = _state(network)
-    with np.load(file) as saved:
+    with np.load(io.BytesIO(content)) as saved:
         fits = len(saved.files) == len(state) + 1 and all(
             saved[f"v{i}"].shape == tuple(v.shape) for i, v in enumerate(state)
         )

@@ -1,6 +1,9 @@
 """The program of every job: find the workspace, read the plan, run the stage, say why it failed.
 
 python -m videolift.entry [train] [--root FOLDER] [--until-stdin-closes]
+
+A job may run several stages one after the other: then its ``plan`` channel has a folder a stage, and each stage is a
+process of its own, so that none finds what another left in TensorFlow.
 """
 
 from __future__ import annotations
@@ -9,15 +12,18 @@ import argparse
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
+from videolift.cluster import leader_of
 from videolift.errors import Stopped, VideoliftError, as_expected
 from videolift.events import Events
 from videolift.job import Job, Stop, die_with, stop_when_stdin_closes
 from videolift.manifest import Manifest
-from videolift.plan import MANIFEST_FILE, SOURCE_FOLDER, read_plan
+from videolift.plan import MANIFEST_FILE, PLAN_FILE, SOURCE_FOLDER, Plan, read_plan
 from videolift.workspace import CONTAINER_ROOT, Workspace, find_workspace
 
 STAGES = ("preprocess", "train", "evaluate", "visualize")
@@ -33,6 +39,7 @@ def main() -> int:
     parser.add_argument(
         "word", nargs="?", choices=("train",), help="what SageMaker calls a training image with; ignored"
     )
+    parser.add_argument("--stage", choices=STAGES, help="of a job of several stages: run this one only")
     parser.add_argument("--parent", type=int, help="process id of the launcher: stop when it is gone")
     parser.add_argument("--until-stdin-closes", action="store_true", help="stop at the end of stdin, as at SIGTERM")
     arguments = parser.parse_args()
@@ -48,27 +55,86 @@ def main() -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     try:
-        _run(workspace, stop)
-    except Stopped as stopped:
-        print(stopped, flush=True)
-        return STOPPED_EXIT_CODE
+        stages = _stages_of(workspace)
+        if stages and arguments.stage is None:
+            return _run_each(workspace, stages, stop)
+        return _run_one(_of_stage(workspace, stages, arguments.stage) if stages else workspace, stop)
     except Exception as error:
-        expected = as_expected(error)
-        reason = f"{type(expected or error).__name__}: {expected or error}"
-        if expected is None:
-            traceback.print_exc()
-        else:
-            print(reason, file=sys.stderr, flush=True)
-        _write_failure(workspace.failure_file, reason)
-        return expected.exit_code if expected else 1
+        return _told(workspace, error)
+
+
+def _told(workspace: Workspace, error: Exception) -> int:
+    """Say why nothing could be run, and return the exit code."""
+    expected = as_expected(error)
+    reason = f"{type(expected or error).__name__}: {expected or error}"
+    if expected is None:
+        traceback.print_exc()
+    else:
+        print(reason, file=sys.stderr, flush=True)
+    _write_failure(workspace.failure_file, reason)
+    return expected.exit_code if expected else 1
+
+
+def _stages_of(workspace: Workspace) -> list[str]:
+    """Return the stages that share the job, in order; none where the job is for one."""
+    orders = workspace.channel("plan")
+    return [] if (orders / PLAN_FILE).is_file() else [name for name in STAGES if (orders / name / PLAN_FILE).is_file()]
+
+
+def _run_each(workspace: Workspace, stages: list[str], stop: Stop) -> int:
+    """Run the stages one after the other; those after training run on the first host only."""
+    leads = workspace.host == leader_of(workspace.hosts)
+    command = [sys.executable, "-m", "videolift.entry", "--root", str(workspace.root), "--parent", str(os.getpid())]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    for name in stages:
+        if not leads and name != "train":
+            continue
+        if stop.requested:
+            return STOPPED_EXIT_CODE
+        with subprocess.Popen([*command, "--stage", name], env=environment, stdin=subprocess.DEVNULL) as process:
+            stop.pass_on = process
+            if stop.requested:  # it came before there was somebody to pass it on to
+                process.send_signal(signal.SIGTERM)
+            code = process.wait()
+        stop.pass_on = None
+        if code:
+            return code if code > 0 else 128 - code
     return 0
 
 
-def _run(workspace: Workspace, stop: Stop) -> None:
+def _of_stage(workspace: Workspace, stages: list[str], stage: str) -> Workspace:
+    """Return the workspace of one of several stages: its plan, its output, and what the stages before it gave."""
+    channels = {**workspace.channels, "plan": workspace.channel("plan") / stage}
+    if "train" in stages and stage != "train":
+        channels |= {"model": workspace.model, "training": workspace.of_stage("train").output}
+    if "evaluate" in stages and stage != "evaluate":
+        channels["evaluation"] = workspace.of_stage("evaluate").output
+    return replace(workspace.of_stage(stage), channels=channels)
+
+
+def _run_one(workspace: Workspace, stop: Stop) -> int:
+    """Run a stage, say how it ended, and return the exit code."""
     workspace.failure_file.unlink(missing_ok=True)  # of an earlier try
     workspace.create_results()
+    plan = read_plan(workspace.channel("plan"))
+    events = Events(workspace.events_file, workspace.host, stage=plan.stage)
+    code, reason = 0, ""
+    try:
+        _run(workspace, plan, events, stop)
+    except Stopped as stopped:
+        print(stopped, flush=True)
+        code = STOPPED_EXIT_CODE
+    except Exception as error:
+        code, reason = _told(workspace, error), f"{type(error).__name__}: {error}"
+    try:
+        events.end(code, reason[:FAILURE_LIMIT])
+    finally:
+        events.close()
+    return code
+
+
+def _run(workspace: Workspace, plan: Plan, events: Events, stop: Stop) -> None:
     orders = workspace.channel("plan")
-    plan = read_plan(orders)
     manifest = Manifest.from_json((orders / MANIFEST_FILE).read_text(encoding="utf-8"))
     if manifest.digest != plan.manifest_digest:
         raise VideoliftError(
@@ -78,11 +144,7 @@ def _run(workspace: Workspace, stop: Stop) -> None:
         raise VideoliftError(f"{orders}: no stage {plan.stage!r}; there are {', '.join(STAGES)}")
     if (orders / SOURCE_FOLDER).is_dir():
         sys.path.insert(0, str(orders / SOURCE_FOLDER))
-    events = Events(workspace.events_file, workspace.host)
-    try:
-        importlib.import_module(f"videolift.{plan.stage}").run(Job(workspace, plan, manifest, events, stop))
-    finally:
-        events.close()
+    importlib.import_module(f"videolift.{plan.stage}").run(Job(workspace, plan, manifest, events, stop))
 
 
 def _write_failure(file: Path, reason: str) -> None:

@@ -1,7 +1,7 @@
 """What a job tells the outside: one JSON object a line, to a file and, prefixed, to stdout.
 
 A launcher follows stdout (a pipe, ``docker logs``, CloudWatch) and reconciles with the file when the job ends. Every
-event has ``type``, ``time`` (Unix seconds) and ``host``; by type there are also
+event has ``type``, ``time`` (Unix seconds), ``host`` and ``stage``; by type there are also
 
     metric      key, value (number), step; a repeated (key, step) replaces the earlier value
     progress    done, total, failed, unit; the newest one counts
@@ -9,6 +9,7 @@ event has ``type``, ``time`` (Unix seconds) and ``host``; by type there are also
     clip_error  clip, error
     tag         key, value (text)
     message     text, level (info | warning)
+    end         exit_code, reason: how the stage ended on this host; what a service says may not tell which host failed
     clip        clip: its decoding begins. On stdout only, and only of use while the job runs: after it was killed for
                 memory, the newest ones say which videos were being decoded
 """
@@ -39,8 +40,9 @@ class Events:
         file: is appended to, so that a resumed job keeps what the killed one said.
     """
 
-    def __init__(self, file: Path, host: str, stream: TextIO | None = None) -> None:
+    def __init__(self, file: Path, host: str, stream: TextIO | None = None, *, stage: str = "") -> None:
         self.host = host
+        self.stage = stage
         self._stream = stream if stream is not None else sys.stdout
         self._lock = threading.Lock()
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -70,11 +72,14 @@ class Events:
     def message(self, text: str, level: str = "info") -> None:
         self._write("message", text=text, level=level)
 
+    def end(self, exit_code: int, reason: str = "") -> None:
+        self._write("end", exit_code=exit_code, reason=reason)
+
     def close(self) -> None:
         self._file.close()
 
     def _write(self, kind: str, **fields: Any) -> None:
-        line = _line(kind, self.host, **fields)
+        line = _line(kind, self.host, stage=self.stage, **fields)
         with self._lock:
             if self._file.closed:
                 return
@@ -86,7 +91,7 @@ class Events:
 
 def tell_clip_begun(host: str, clip: str) -> None:
     """Say on stdout that a clip's decoding begins, from whichever process does it."""
-    line = f"{PREFIX}{_line('clip', host, clip=clip)}\n".encode()
+    line = f"{PREFIX}{_line('clip', host, stage='preprocess', clip=clip)}\n".encode()
     if len(line) <= select.PIPE_BUF:  # longer ones may be torn by another process's, and end more than themselves
         os.write(STDOUT, line)
 

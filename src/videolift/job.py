@@ -6,6 +6,7 @@ import ctypes
 import os
 import select
 import signal
+import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.requested = False
+        self.pass_on: subprocess.Popen[bytes] | None = None  # a process that has to know too
 
     def listen(self) -> None:
         signal.signal(signal.SIGTERM, self._on_signal)
@@ -32,6 +34,8 @@ class Stop:
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
+        if self.pass_on is not None and self.pass_on.poll() is None:
+            self.pass_on.send_signal(signal.SIGTERM)
 
     def check(self) -> None:
         """Raise Stopped where the job was asked to stop."""

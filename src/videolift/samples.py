@@ -13,6 +13,7 @@ from videolift.manifest import Manifest
 from videolift.parts import INDEX_FILE, Pixels, Rows, read_index
 
 Batch = tuple[Pixels, npt.NDArray[np.float32]]
+Slice = tuple[Pixels, npt.NDArray[np.float32], npt.NDArray[np.float32], np.float32]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,44 @@ class Samples:
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
             yield self.source.gather(self.rows[chosen]), one_hot[self.labels[chosen]]
+
+    def slices(
+        self, batch: int, replicas: range, count: int, order: npt.NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[Slice, ...]]:
+        """Yield what each of some replicas computes of a batch, batch by batch.
+
+        A slice is clips and labels as in :meth:`batches`, float32 weights (sample,), and the number of samples in the
+        whole batch. All slices are of one size; what a replica has no sample for is a repeated one of weight 0.
+
+        Args:
+            replicas: their numbers, of ``count``.
+        """
+        order = np.arange(len(self)) if order is None else order
+        one_hot = np.eye(self.classes, dtype=np.float32)
+        slots = slots_of(batch, count)
+        for start in range(0, len(order), batch):
+            whole = order[start : start + batch]
+            found = []
+            for replica in replicas:
+                own = whole[slice_of(len(whole), replica, count)]
+                chosen = np.resize(own if len(own) else whole, slots)
+                weights = (np.arange(slots) < len(own)).astype(np.float32)
+                clips, labels = self.source.gather(self.rows[chosen]), one_hot[self.labels[chosen]]
+                found.append((clips, labels, weights, np.float32(len(whole))))
+            yield tuple(found)
+
+
+def slots_of(batch: int, replicas: int) -> int:
+    """Return how many samples of a batch a replica computes at most."""
+    return -(-batch // replicas)
+
+
+def slice_of(size: int, replica: int, replicas: int) -> slice:
+    """Return the rows of a batch that a replica computes: all replicas' are the batch, and sizes differ by one at most.
+
+    7 rows on 3 replicas are 2, 2, 3; 1 row on 3 replicas is 0, 0, 1.
+    """
+    return slice(size * replica // replicas, size * (replica + 1) // replicas)
 
 
 def load_samples(arrays: Path, manifest: Manifest) -> dict[str, Samples]:

@@ -6,10 +6,13 @@ import json
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow: its start-up lines would drown ours
 
@@ -17,10 +20,12 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from keras.layers import BatchNormalization
 
-from videolift import checkpoint
+from videolift import checkpoint, distributed
 from videolift.checkpoint import Progress
-from videolift.cluster import follow, leader_of, leading
+from videolift.cluster import Met, following, leader_of, leading
+from videolift.distributed import Replicas
 from videolift.errors import TrainingError
 from videolift.files import CLASSES_FILE, HISTORY_FILE, MODEL_FILE, RESULT_FILE, SETTINGS_FILE
 from videolift.job import Job
@@ -28,7 +33,7 @@ from videolift.models import build
 from videolift.parts import frame_shape
 from videolift.plan import SOURCE_FOLDER, to_plain
 from videolift.provenance import library_versions
-from videolift.samples import Samples, load_samples, shuffled
+from videolift.samples import Samples, load_samples, shuffled, slots_of
 from videolift.settings import Model, Precision, Select
 from videolift.sysmetrics import sampled
 
@@ -36,37 +41,79 @@ PROGRESS_INTERVAL_S = 0.5
 
 
 def run(job: Job) -> None:
-    """Train on the first host; the others, if there are any, are with it to the end and write nothing."""
-    hosts = job.workspace.hosts
+    """Train on all replicas of all hosts; the first host alone tells of it and writes the results."""
+    hosts, host = job.workspace.hosts, job.workspace.host
     if len(hosts) == 1:
-        _train(job)
-    elif job.workspace.host != leader_of(hosts):
-        follow(hosts, job.workspace.host, job.stop)
+        strategy = distributed.on_one_host()
+        _train(job, _Team(strategy) if strategy else None)
+        return
+    leads = host == leader_of(hosts)
+    if leads:
+        state = checkpoint.read(job.workspace.checkpoints)  # the only one that counts: hosts may keep theirs apart
+        meeting = leading(hosts, state, job.stop, lambda reason: _abandon(job, reason))
     else:
-        with leading(hosts, job.stop) as met:
-            job.events.metric("hosts", met)
-            job.events.message(
-                f"training runs on {leader_of(hosts)} only: it is not divided among hosts yet; {met} hosts are "
-                "paid for the work of one",
-                "warning",
-            )
-            _train(job)
+        meeting = following(hosts, host, job.stop, lambda reason: _abandon(job, reason))
+    with meeting as met, distributed.losses_told():
+        rank = hosts.index(host)
+        strategy = distributed.over_hosts(hosts, rank)
+        job.stop.listen()  # TensorFlow took SIGTERM for itself
+        if leads:
+            job.events.metric("hosts", met.hosts)
+        _train(job, _Team(strategy, rank, met))
 
 
-def _train(job: Job) -> None:
+@dataclass
+class _Team:
+    """What this host is among the hosts that train together."""
+
+    strategy: tf.distribute.Strategy
+    rank: int = 0
+    met: Met | None = None  # None: it is the only host
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+
+def _abandon(job: Job, reason: str) -> None:
+    """End this process, whose main thread waits inside TensorFlow for a host that is gone."""
+    reason = f"TrainingError: {reason}"
+    print(reason, file=sys.stderr, flush=True)
+    job.workspace.failure_file.write_text(reason, encoding="utf-8")
+    job.events.end(TrainingError.exit_code, reason)
+    os._exit(TrainingError.exit_code)
+
+
+def _train(job: Job, team: _Team | None) -> None:
     """Train from the newest checkpoint, or from the start, and write model, classes, history and the results table."""
     samples = load_samples(job.workspace.channel("arrays"), job.manifest)
     train, val = samples["train"], samples["val"]
     _refuse_empty(train, job)
-    network = _network(job)
-    compile_network(network, job.plan.model)
-    job.workspace.checkpoints.mkdir(parents=True, exist_ok=True)  # the service gives it only to jobs that ask for it
-    progress = checkpoint.restore(job.workspace.checkpoints, network)
-    if progress.epoch:
+    leads = team is None or team.leads
+    with team.strategy.scope() if team else nullcontext():
+        network = _network(job, leads)
+        compile_network(network, job.plan.model)
+        progress = _restored(job, network, team)
+    if progress.epoch and leads:
         job.events.message(f"goes on after epoch {progress.epoch} of {job.plan.model.epoch}")
     with sampled(job):
-        _fit(job, network, progress, train, val)
-    _write_results(job, network, progress)
+        if team is None:
+            _fit(job, _Fit(job, network), network, progress, train, val)
+        else:
+            _fit(job, _Replicated(job, network, team), network, progress, train, val)
+    if team is not None and team.met is not None:
+        team.met.trained()
+    if leads:
+        _write_results(job, network, progress)
+
+
+def _restored(job: Job, network: keras.Model, team: _Team | None) -> Progress:
+    folder = job.workspace.checkpoints
+    if team is None or team.leads:
+        folder.mkdir(parents=True, exist_ok=True)  # the service gives it only to jobs that ask for it
+    if team is None or team.met is None:
+        return checkpoint.restore(folder, network)
+    return checkpoint.restore_from(team.met.state, network, folder / checkpoint.CHECKPOINT_FILE)
 
 
 def _refuse_empty(train: Samples, job: Job) -> None:
@@ -79,7 +126,7 @@ def _refuse_empty(train: Samples, job: Job) -> None:
         )
 
 
-def _network(job: Job) -> keras.Model:
+def _network(job: Job, leads: bool) -> keras.Model:
     plan = job.plan
     keras.utils.set_random_seed(plan.seed)
     if not tf.config.list_physical_devices("GPU"):
@@ -89,8 +136,9 @@ def _network(job: Job) -> keras.Model:
     )
     source = job.workspace.channel("plan") / SOURCE_FOLDER
     network = build(plan.model, frame_shape(plan.preprocess), len(job.manifest.classes), source)
-    network.summary(print_fn=lambda line, **_: print(line, flush=True))
-    job.events.metric("parameters", network.count_params())
+    if leads:
+        network.summary(print_fn=lambda line, **_: print(line, flush=True))
+        job.events.metric("parameters", network.count_params())
     return network
 
 
@@ -104,32 +152,122 @@ def compile_network(network: keras.Model, model: Model) -> None:
     network.optimizer.build(network.trainable_variables)
 
 
-def _fit(job: Job, network: keras.Model, progress: Progress, train: Samples, val: Samples) -> None:
+class _Pass(Protocol):
+    """How an epoch is computed."""
+
+    leads: bool  # whether this host writes
+
+    def check_stop(self) -> None:
+        """Raise Stopped between two epochs, where that can be decided by this host alone."""
+
+    def train(self, samples: Samples, batch: int, order: npt.NDArray[np.int64], epoch: int) -> dict[str, float]: ...
+
+    def evaluate(self, samples: Samples, batch: int) -> dict[str, float]: ...
+
+
+class _Fit:
+    """By Keras, on one device."""
+
+    leads = True
+
+    def __init__(self, job: Job, network: keras.Model) -> None:
+        self._job = job
+        self._network = network
+        self._watch: _Watch | None = None
+
+    def check_stop(self) -> None:
+        self._job.stop.check()
+
+    def train(self, samples: Samples, batch: int, order: npt.NDArray[np.int64], epoch: int) -> dict[str, float]:
+        watch = self._watch = self._watch or _Watch(self._job, samples.steps(batch))
+        watch.start(epoch)
+        data = dataset(samples, batch, order)
+        fitted = self._network.fit(data, epochs=1, verbose=0, callbacks=[watch], shuffle=False)
+        return {key: float(values[-1]) for key, values in fitted.history.items()}
+
+    def evaluate(self, samples: Samples, batch: int) -> dict[str, float]:
+        seen = self._network.evaluate(dataset(samples, batch), verbose=0, return_dict=True)
+        return {key: float(value) for key, value in seen.items()}
+
+
+class _Replicated:
+    """By several replicas."""
+
+    def __init__(self, job: Job, network: keras.Model, team: _Team) -> None:
+        self.leads = team.leads
+        self._job = job
+        self._replicas = Replicas(team.strategy, network, job.plan.model.loss, job.stop, rank=team.rank)
+        self._replicas.part_seeds()
+        self._telling: _Telling | None = None
+        if self.leads:
+            self._tell_what_differs(network)
+
+    def check_stop(self) -> None:
+        pass  # hosts that stop at different places wait for each other: the next step decides for all
+
+    def train(self, samples: Samples, batch: int, order: npt.NDArray[np.int64], epoch: int) -> dict[str, float]:
+        telling = self._telling = self._telling or _Telling(self._job, samples.steps(batch))
+
+        def each(step: int, metrics: dict[str, float]) -> None:
+            _refuse_divergence(metrics["loss"], epoch, self._job.plan.model)
+            if self.leads:
+                telling.tell(epoch, step)
+
+        metrics = self._replicas.train(samples, batch, order, each)
+        self._replicas.share_statistics()
+        return metrics
+
+    def evaluate(self, samples: Samples, batch: int) -> dict[str, float]:
+        return self._replicas.evaluate(samples, batch)
+
+    def _tell_what_differs(self, network: keras.Model) -> None:
+        events, count, batch = self._job.events, self._replicas.count, self._job.plan.model.batch
+        events.metric("replicas", count)
+        events.message(
+            f"a batch of {batch} is divided among {count} replicas on {len(self._job.workspace.hosts)} hosts"
+        )
+        if batch < count:
+            events.message(
+                f"model.batch={batch} is less than the {count} replicas: some of them have nothing to do", "warning"
+            )
+        if any(isinstance(layer, BatchNormalization) and not layer.synchronized for layer in _layers(network)):
+            events.message(
+                "the model has batch normalization, whose statistics are each replica's own, over "
+                f"{slots_of(batch, count)} samples, and averaged after every epoch; the losses are not those of one "
+                "replica. keras.layers.BatchNormalization(synchronized=True) takes the whole batch",
+                "warning",
+            )
+
+
+def _layers(network: keras.Model) -> Iterator[keras.layers.Layer]:
+    yield from network._flatten_layers()  # those inside of layers too; Keras has no public way
+
+
+def _fit(job: Job, passes: _Pass, network: keras.Model, progress: Progress, train: Samples, val: Samples) -> None:
     model, events = job.plan.model, job.events
-    batch = _fitting_batch(job, len(train))
+    batch = _fitting_batch(job, len(train), passes.leads)
     steps = train.steps(batch)
-    watch = _Watch(job, steps)
-    if model.early_stopping is not None and not len(val):
+    if model.early_stopping is not None and not len(val) and passes.leads:
         events.message("model.early_stopping has no effect: there is no validation set", "warning")
     while progress.epoch < model.epoch and not _waited_enough(progress, model):
-        job.stop.check()
+        passes.check_stop()
         epoch = progress.epoch + 1
-        watch.start(epoch)
         order = shuffled(len(train), job.plan.seed, epoch)
         started = time.monotonic()
-        fitted = network.fit(dataset(train, batch, order), epochs=1, verbose=0, callbacks=[watch], shuffle=False)
-        metrics = {key: float(values[-1]) for key, values in fitted.history.items()}
+        metrics = passes.train(train, batch, order, epoch)
         metrics["samples_per_second"] = len(train) / (time.monotonic() - started)
         if len(val):
-            seen = network.evaluate(dataset(val, batch), verbose=0, return_dict=True)
-            metrics |= {f"val_{key}": float(value) for key, value in seen.items()}
+            metrics |= {f"val_{key}": value for key, value in passes.evaluate(val, batch).items()}
         _refuse_divergence(metrics["loss"], epoch, model)
-        if progress.add(metrics):
+        best = progress.add(metrics)
+        if not passes.leads:
+            continue
+        if best:
             checkpoint.save_best(job.workspace.checkpoints, network)
         checkpoint.save(job.workspace.checkpoints, network, progress)
         events.metrics(metrics, step=epoch)
         events.progress(epoch * steps, model.epoch * steps, unit="batches")
-    if progress.epoch < model.epoch:
+    if progress.epoch < model.epoch and passes.leads:
         events.message(f"stopped early: no better validation loss since epoch {progress.best_epoch}")
 
 
@@ -149,9 +287,9 @@ def dataset(samples: Samples, batch: int, order: npt.NDArray[np.int64] | None = 
     return data.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
 
 
-def _fitting_batch(job: Job, count: int) -> int:
+def _fitting_batch(job: Job, count: int, leads: bool) -> int:
     batch = job.plan.model.batch
-    if batch > count:
+    if batch > count and leads:
         job.events.message(f"model.batch={batch} is reduced to {count}, the number of training samples", "warning")
     return min(batch, count)
 
@@ -169,14 +307,29 @@ def _refuse_divergence(loss: float, epoch: int, model: Model) -> None:
         )
 
 
+class _Telling:
+    """Tells how far training is, now and then."""
+
+    def __init__(self, job: Job, steps: int) -> None:
+        self._job = job
+        self._steps = steps
+        self._told = 0.0
+
+    def tell(self, epoch: int, step: int) -> None:
+        """Take in that a step, counted from 0, of an epoch, counted from 1, is done."""
+        if time.monotonic() - self._told > PROGRESS_INTERVAL_S:
+            self._told = time.monotonic()
+            done = (epoch - 1) * self._steps + step + 1
+            self._job.events.progress(done, self._job.plan.model.epoch * self._steps, unit="batches")
+
+
 class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """Looks after every batch: progress, stop requests, divergence."""
 
     def __init__(self, job: Job, steps: int) -> None:
         super().__init__()
         self._job = job
-        self._steps = steps
-        self._told = 0.0
+        self._telling = _Telling(job, steps)
         self._epoch = 1
 
     def start(self, epoch: int) -> None:
@@ -184,12 +337,8 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no ty
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self._job.stop.check()
-        model = self._job.plan.model
-        _refuse_divergence(float((logs or {}).get("loss", 0.0)), self._epoch, model)
-        if time.monotonic() - self._told > PROGRESS_INTERVAL_S:
-            self._told = time.monotonic()
-            done = (self._epoch - 1) * self._steps + batch + 1
-            self._job.events.progress(done, model.epoch * self._steps, unit="batches")
+        _refuse_divergence(float((logs or {}).get("loss", 0.0)), self._epoch, self._job.plan.model)
+        self._telling.tell(self._epoch, batch)
 
 
 def _write_results(job: Job, network: keras.Model, progress: Progress) -> None:

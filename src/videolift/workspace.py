@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,8 +19,9 @@ from typing import Any
 from videolift.errors import VideoliftError
 
 CONTAINER_ROOT = Path("/opt/ml")
+TRAINING_OUTPUT = "output/data"
 PROCESSING_OUTPUT = "processing/output"
-PARTS_FOLDER = f"{PROCESSING_OUTPUT}/parts"
+PARTS = "parts"
 INSTANCE_TYPE = "local"  # what SageMaker's own local mode calls this machine
 INSTANCE_GROUP = "homogeneousCluster"  # what the service calls the only group of a job
 
@@ -41,6 +42,7 @@ class Workspace:
     host: str
     hosts: tuple[str, ...]
     channels: Mapping[str, Path]
+    stage: str = ""  # where several stages share a training job: the one whose output is meant
 
     @property
     def model(self) -> Path:
@@ -48,13 +50,18 @@ class Workspace:
 
     @property
     def output(self) -> Path:
-        """Folder of everything but the model: becomes output.tar.gz, or the output of a processing job."""
-        return self.root / ("output/data" if self.kind is Kind.training else PROCESSING_OUTPUT)
+        """Folder of everything but the model: becomes output.tar.gz, or the output of a processing job.
+
+        The hosts of a processing job write to one place in S3, so each has a folder of its own.
+        """
+        if self.kind is Kind.processing:
+            return self.root / PROCESSING_OUTPUT / self.host
+        return self.root / TRAINING_OUTPUT / self.stage
 
     @property
     def parts(self) -> Path:
         """Folder of the arrays that a preprocessing host has finished."""
-        return self.root / PARTS_FOLDER
+        return self.output / PARTS
 
     @property
     def checkpoints(self) -> Path:
@@ -80,6 +87,10 @@ class Workspace:
                 f"channel {name}: the job has none; it has {', '.join(sorted(self.channels)) or 'no channel'}"
             )
         return self.channels[name]
+
+    def of_stage(self, stage: str) -> Workspace:
+        """Return the workspace of one of the stages that share this training job."""
+        return replace(self, stage=stage)
 
     def create_results(self) -> None:
         """Create the folders of model and output where nobody did; that of checkpoints is there only in some jobs."""

@@ -21,7 +21,7 @@ SLOW = (ONLY, "preprocess.workers=1", *SIZE)
 
 def wait_for_parts(process: subprocess.Popen[str], cwd: Path, count: int) -> list[Path]:
     while process.poll() is None:
-        found = sorted((cwd / "outputs" / "cache").glob("*.partial/hosts/*/processing/output/parts/*.jsonl"))
+        found = sorted((cwd / "outputs" / "cache").glob("*.partial/hosts/*/processing/output/*/parts/*.jsonl"))
         if len(found) >= count:
             return found
         time.sleep(0.005)

@@ -82,12 +82,21 @@ def test_each_of_three_hosts_sees_its_own_files_only(tmp_path: Path, quick: list
     assert not (Path(record["stages"][0]["folder"]) / "shares").exists()
 
 
-def test_two_training_hosts_meet_and_the_first_writes_the_model(tmp_path: Path, quick: list[str]) -> None:
-    ended = runs.run(*quick, TRAIN, "backend.train.instance_count=2", cwd=tmp_path)
-    hosts = Path(runs.stage(runs.records(tmp_path)[0], "train")["folder"]) / "hosts"
+def test_two_training_hosts_train_as_one_and_the_first_writes_the_model(tmp_path: Path, quick: list[str]) -> None:
+    settings = [*quick, TRAIN, "model.dropout=false", "model.batch=7"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    for cwd in (one, two):
+        cwd.mkdir()
+    runs.run(*settings, cwd=one)
+    ended = runs.run(*settings, "backend.train.instance_count=2", cwd=two)
+    (alone,), (record,) = runs.records(one), runs.records(two)
+    told, expected = runs.metrics(record, "train"), runs.metrics(alone, "train")
+    assert told.pop(("hosts", 0)) == told.pop(("replicas", 0)) == 2
+    assert told == pytest.approx(expected, rel=1e-4)
+    hosts = Path(runs.stage(record, "train")["folder"]) / "hosts"
     assert (hosts / "algo-1" / "model" / "model.keras").is_file()
     assert not list((hosts / "algo-2" / "model").iterdir())
-    assert "not divided" in ended.out
+    assert "divided among 2 replicas on 2 hosts" in ended.out
     resources = json.loads((hosts / "algo-2" / "input" / "config" / "resourceconfig.json").read_text())
     assert (resources["current_host"], resources["hosts"]) == ("algo-2", ["algo-1", "algo-2"])
 

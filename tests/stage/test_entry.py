@@ -102,8 +102,10 @@ def test_an_open_stdin_leaves_it_alone_and_no_process_is_left(
     process.communicate()
     begun = [event["clip"] for event in told(output) if event["type"] == "clip"]
     assert sorted(begun) == [clip.id for clip in manifest.clips]
-    assert {event["type"] for event in told(output)} == {"clip", "progress", "metric"}
-    assert {event["type"] for event in events.read(space.events_file)} == {"progress", "metric"}
+    assert {event["type"] for event in told(output)} == {"clip", "progress", "metric", "end"}
+    assert {event["type"] for event in events.read(space.events_file)} == {"progress", "metric", "end"}
+    assert [e["exit_code"] for e in told(output) if e["type"] == "end"] == [0]
+    assert {event["stage"] for event in told(output)} == {"preprocess"}
 
 
 def test_a_killed_stage_takes_its_watcher_with_it(tmp_path: Path, videos: Path, manifest: Manifest) -> None:

@@ -16,7 +16,21 @@ import pytest
 from rich.console import Console
 
 from launchers import building
-from launchers.building import Layers, build, build_command, build_remedy, pull, pull_remedy, step_of
+from launchers.building import (
+    Layers,
+    Sent,
+    SentLayers,
+    build,
+    build_command,
+    build_remedy,
+    pull,
+    pull_remedy,
+    push_remedy,
+    recipe_of,
+    send,
+    step_of,
+)
+from launchers.config import Backend, Build, Mode, TrainJob
 from launchers.docker import DockerError
 from launchers.recipe import Recipe
 from videolift.errors import ConfigError
@@ -233,6 +247,65 @@ def test_layers_are_counted_as_they_arrive() -> None:
     assert [text for text in said if text] == ["2 of 3 layers", "3 of 3 layers"]
 
 
+# What Docker 28 (client) and 20.10 (engine) really printed, with a tag that looks like a layer; digests shortened.
+SENT = """The push refers to repository [127.0.0.1:36699/videolift-preprocess]
+826bed417f2e: Preparing
+a6c96eb80bdc: Preparing
+82f9ff2ca9ee: Preparing
+826bed417f2e: Mounted from videolift-train
+82f9ff2ca9ee: Pushed
+a6c96eb80bdc: Layer already exists
+a6c96eb80bdc: Layer already exists
+9126ec03704b: digest: sha256:{digest} size: 951"""
+
+
+def test_layers_are_counted_as_they_are_sent() -> None:
+    layers = SentLayers()
+    said = [layers.after(line) for line in SENT.format(digest=64 * "0").splitlines()]
+    assert [text for text in said if text] == ["1 of 3 layers", "2 of 3 layers", "3 of 3 layers"]
+    assert (layers.known, layers.new) == (3, 1)
+
+
+DENIED = (
+    "denied: User: arn:aws:iam::123456789012:user/me is not authorized to perform: ecr:InitiateLayerUpload on "
+    "resource: arn:aws:ecr:us-east-1:123456789012:repository/mine because no identity-based policy allows the action"
+)
+TAKEN = (
+    "tag invalid: The image tag '1' already exists in the 'mine' repository and cannot be overwritten because the tag "
+    "is immutable."
+)
+
+
+@pytest.mark.parametrize(
+    ("output", "remedy"),
+    [
+        (DENIED, "ecr:InitiateLayerUpload is not allowed; docs/iam/person.json"),
+        (TAKEN, "has another image of that name already"),
+        ("denied: Your authorization token has expired. Reauthenticate and try again.", "say the same again"),
+        ("no basic auth credentials", f"{ECR} does not let you in"),
+        ("name unknown: The repository with name 'mine' does not exist in the registry", "deleted in the meantime"),
+        ("write /data/x: no space left on device", "docker system prune"),
+        ("toomanyrequests: Rate exceeded", "takes no more for now"),
+        (f'Put "https://{ECR}/v2/": dial tcp: lookup {ECR}: no such host', f"{ECR} cannot be reached"),
+        ("something else", "the last lines"),
+    ],
+)
+def test_why_an_image_was_not_sent(output: str, remedy: str) -> None:
+    assert remedy in push_remedy(f"{ECR}/mine:1", output)
+
+
+def test_a_recipe_is_what_the_settings_say(wheels: Path) -> None:
+    settings = Backend(
+        train=TrainJob(mode=Mode.byos, base_image=BASE),
+        build=Build(pip_index_url="https://mirror.test/simple", pip_trusted_host="mirror.test", wheels=str(wheels)),
+    )
+    assert recipe_of(settings, "train") == Recipe(
+        "train", BASE, False, "https://mirror.test/simple", "mirror.test", wheels
+    )
+    assert recipe_of(settings, "preprocess").base_image == settings.preprocess.base_image
+    assert recipe_of(Backend(), "preprocess").wheels is None
+
+
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program that stands for ``docker``, to be written."""
@@ -255,6 +328,27 @@ def test_a_failed_build_shows_its_last_lines(program: Path) -> None:
     assert len(lines) == building.LAST_LINES
     assert lines[-2:] == ["  line 30 of https://***@host/", "  no space left on device"]
     assert shown.getvalue() == f"building {recipe().tag}\n"  # and not how long it took
+
+
+def test_what_was_sent_is_read_from_what_docker_prints(program: Path) -> None:
+    text = SENT.format(digest=64 * "0")
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\n")
+    assert send("mine:1", Console(file=io.StringIO())) == Sent(f"sha256:{64 * '0'}", layers=3, new_layers=1)
+
+
+def test_an_image_that_was_not_sent_is_told_with_the_last_lines(program: Path) -> None:
+    program.write_text(f"#!/bin/sh\necho '82f9ff2ca9ee: Preparing'\necho \"{DENIED}\" >&2\nexit 1\n")
+    with pytest.raises(DockerError) as caught:
+        send("mine:1", Console(file=io.StringIO()))
+    head, *lines = str(caught.value).splitlines()
+    assert head.startswith("mine:1: was not sent: ecr:InitiateLayerUpload is not allowed")
+    assert lines == ["  82f9ff2ca9ee: Preparing", f"  {DENIED}"]
+
+
+def test_a_docker_that_does_not_say_what_it_sent_is_not_believed(program: Path) -> None:
+    program.write_text("#!/bin/sh\necho done\n")
+    with pytest.raises(DockerError, match="Docker does not say what it sent"):
+        send("mine:1", Console(file=io.StringIO()))
 
 
 def test_a_builder_that_reads_nothing_says_why(program: Path, wheels: Path) -> None:

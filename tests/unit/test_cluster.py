@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from queue import Queue
 
 import pytest
 
-from videolift.cluster import absent, follow, leader_of, leading
+from videolift import cluster
+from videolift.cluster import HostLost, absent, following, leader_of, leading
 from videolift.errors import Stopped, TrainingError, VideoliftError
 from videolift.job import Stop
 
 LEADER = "127.0.0.1"
 HOSTS = (LEADER, "algo-2", "algo-3")
+PAIR = HOSTS[:2]
+STATE = bytes(range(256)) * 20_000  # more than a socket takes at once
 
 
 @pytest.fixture
@@ -36,7 +41,7 @@ def start(job: Callable[[], object]) -> Future[object]:
     def run() -> None:
         try:
             ended.set_result(job())
-        except VideoliftError as error:
+        except (VideoliftError, SystemExit) as error:
             ended.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
@@ -50,16 +55,17 @@ def test_the_first_host_leads_and_the_others_may_be_missing() -> None:
 
 
 @pytest.mark.parametrize("leader_late_s", [0.0, 0.3])
-def test_all_meet_and_the_followers_stay_until_the_leader_is_done(port: int, stop: Stop, leader_late_s: float) -> None:
-    followers = [
-        start(lambda h=h: follow(HOSTS, h, Stop(), port=port, timeout_s=20, patience_s=0.1)) for h in HOSTS[1:]
-    ]
+@pytest.mark.parametrize("state", [STATE, b""], ids=["state", "fresh"])
+def test_all_meet_take_the_leaders_state_and_stay_until_it_is_done(
+    port: int, stop: Stop, leader_late_s: float, state: bytes
+) -> None:
+    followers = [start(lambda h=h: follow(h, Stop(), port)) for h in HOSTS[1:]]
     time.sleep(leader_late_s)
-    with leading(HOSTS, stop, port=port, timeout_s=20) as met:
-        assert met == 3
+    with leading(HOSTS, state, stop, never, port=port, timeout_s=20) as met:
+        assert (met.hosts, met.state) == (3, state)
         time.sleep(0.1)
         assert not any(f.done() for f in followers)
-    assert [f.result(timeout=5) for f in followers] == [None, None]
+    assert [f.result(timeout=5) for f in followers] == [state, state]
 
 
 def test_strangers_and_hosts_that_start_again_do_not_count_twice(port: int, stop: Stop) -> None:
@@ -68,27 +74,25 @@ def test_strangers_and_hosts_that_start_again_do_not_count_twice(port: int, stop
         stranger.sendall(b"algo-9\n")
         silent.sendall(b"x" * 2000)
         before.sendall(b"algo-2\n")
-        assert (stranger.recv(10), silent.recv(10)) == (b"", b"")
-        followers = [
-            start(lambda h=h: follow(HOSTS, h, Stop(), port=port, timeout_s=20, patience_s=0.1)) for h in HOSTS[1:]
-        ]
+        assert stranger.recv(10) == b""
+        followers = [start(lambda h=h: follow(h, Stop(), port)) for h in HOSTS[1:]]
         assert leader.result(timeout=20) == 3
-        assert [f.result(timeout=5) for f in followers] == [None, None]
+        assert [f.result(timeout=5) for f in followers] == [STATE, STATE]
 
 
 def test_hosts_that_do_not_come_are_named(port: int, stop: Stop) -> None:
-    follower = start(lambda: follow(HOSTS, "algo-2", Stop(), port=port, timeout_s=20, patience_s=0.1))
+    follower = start(lambda: follow("algo-2", Stop(), port))
     with pytest.raises(TrainingError, match=rf"^algo-3 did not come within 2 s.*port {port} of {LEADER}"):
         lead(stop, port, timeout_s=2)
-    with pytest.raises(TrainingError, match=f"{LEADER} ended before the training was done"):
+    with pytest.raises(TrainingError, match=f"{LEADER}: algo-3 did not come within 2 s"):
         follower.result(timeout=5)
 
 
 def test_a_leader_that_does_not_come_is_named(port: int, stop: Stop) -> None:
     with pytest.raises(TrainingError, match=rf"algo-2 could not reach {LEADER} on TCP port {port} within 0\.2 s"):
-        follow(HOSTS, "algo-2", stop, port=port, timeout_s=0.2, patience_s=0.1)
+        follow("algo-2", stop, port, timeout_s=0.2)
     with pytest.raises(TrainingError, match=r"could not reach no-such-host\.invalid"):
-        follow(("no-such-host.invalid", "algo-2"), "algo-2", stop, port=port, timeout_s=0.2, patience_s=0.1)
+        follow("algo-2", stop, port, timeout_s=0.2, hosts=("no-such-host.invalid", "algo-2"))
 
 
 def test_a_port_that_is_taken_is_an_error_that_says_so(stop: Stop) -> None:
@@ -97,13 +101,13 @@ def test_a_port_that_is_taken_is_an_error_that_says_so(stop: Stop) -> None:
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_leader_that_dies_fails_its_followers(stop: Stop, reset: bool) -> None:
+@pytest.mark.parametrize("said", [b"", b"start 5\n123", b"start 5\n12345"], ids=["nothing", "a part", "all"])
+def test_a_leader_that_dies_fails_its_followers(stop: Stop, reset: bool, said: bytes) -> None:
     with socket.create_server(("", 0)) as server:
-        follower = start(
-            lambda: follow(HOSTS, "algo-2", stop, port=server.getsockname()[1], timeout_s=20, patience_s=0.1)
-        )
+        follower = start(lambda: follow("algo-2", stop, server.getsockname()[1]))
         connection, _ = server.accept()
     assert connection.recv(100) == b"algo-2\n"
+    connection.sendall(said)
     if reset:  # as a killed process with unread data does
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     connection.close()
@@ -114,28 +118,96 @@ def test_a_leader_that_dies_fails_its_followers(stop: Stop, reset: bool) -> None
 @pytest.mark.parametrize(
     ("failure", "told"),
     [
-        (TrainingError("diverged"), TrainingError(f"{LEADER} ended before the training was done")),
+        (ZeroDivisionError("a defect"), TrainingError(f"{LEADER} ended before the training was done")),
+        (TrainingError("diver\nged" + "é" * 2000), TrainingError(f"{LEADER}: diver gedé")),
         (Stopped("asked"), Stopped(f"{LEADER} was asked to stop")),
     ],
-    ids=["fails", "is stopped"],
+    ids=["has a defect", "fails", "is stopped"],
 )
-def test_how_a_leader_ends_its_followers_end(
-    port: int, stop: Stop, failure: VideoliftError, told: VideoliftError
-) -> None:
-    hosts = HOSTS[:2]
-    follower = start(lambda: follow(hosts, "algo-2", Stop(), port=port, timeout_s=20, patience_s=0.1))
-    with pytest.raises(type(failure)), leading(hosts, stop, port=port, timeout_s=20):
+def test_how_a_leader_ends_its_followers_end(port: int, stop: Stop, failure: Exception, told: VideoliftError) -> None:
+    follower = start(lambda: follow("algo-2", Stop(), port, hosts=PAIR))
+    with pytest.raises(type(failure)), leading(PAIR, STATE, stop, never, port=port, timeout_s=20):
         raise failure
     with pytest.raises(type(told), match=str(told)):
         follower.result(timeout=5)
+
+
+def test_where_an_exchange_fails_all_name_the_host_that_is_gone(port: int, stop: Stop) -> None:
+    def lost() -> None:
+        raise HostLost("an exchange failed")
+
+    follower = start(lambda: follow("algo-2", Stop(), port, block=lost))
+    gone = start(lambda: follow("algo-3", Stop(), port, block=sys.exit))
+    leader = start(lambda: lead(stop, port, block=lost))
+    with pytest.raises(TrainingError, match=r"^algo-3 ended before the training was done"):
+        leader.result(timeout=15)
+    assert isinstance(gone.exception(timeout=5), SystemExit)
+    with pytest.raises(TrainingError, match=f"^{LEADER}: algo-3 ended before the training was done"):
+        follower.result(timeout=5)
+
+
+def test_an_exchange_that_fails_with_all_hosts_there_keeps_its_reason(
+    port: int, stop: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "NEWS_S", 0.1)
+    follower = start(lambda: follow("algo-2", Stop(), port, hosts=PAIR))
+    with (
+        pytest.raises(TrainingError, match=r"^the cable is loose"),
+        leading(PAIR, STATE, stop, never, port=port, timeout_s=20),
+    ):
+        raise HostLost("the cable is loose")
+    with pytest.raises(TrainingError, match=f"^{LEADER}: the cable is loose"):
+        follower.result(timeout=5)
+
+
+def test_a_block_that_does_not_notice_a_dead_host_is_given_up(port: int, stop: Stop) -> None:
+    given_up: Queue[str] = Queue()
+    start(lambda: follow("algo-2", Stop(), port, hosts=PAIR, block=sys.exit))
+    with leading(PAIR, STATE, stop, given_up.put, port=port, timeout_s=20, patience_s=0.1, abandon_s=0.1):
+        assert given_up.get(timeout=5).startswith("algo-2 ended before the training was done")
+
+
+def test_a_follower_gives_up_a_dead_leader_too(stop: Stop) -> None:
+    given_up: Queue[str] = Queue()
+
+    def die() -> None:
+        with server.accept()[0] as connection:
+            connection.sendall(b"start 0\n")
+
+    with socket.create_server(("", 0)) as server:
+        start(die)
+        with (
+            pytest.raises(TrainingError, match="ended before"),
+            following(
+                PAIR,
+                "algo-2",
+                stop,
+                given_up.put,
+                port=server.getsockname()[1],
+                timeout_s=20,
+                patience_s=0.1,
+                abandon_s=0.1,
+            ),
+        ):
+            assert given_up.get(timeout=5).startswith(f"{LEADER} ended before the training was done")
+
+
+def test_nobody_is_given_up_once_the_training_is_over(port: int, stop: Stop) -> None:
+    given_up: Queue[str] = Queue()
+    gone = start(lambda: follow("algo-2", Stop(), port, hosts=PAIR, block=sys.exit))
+    with leading(PAIR, STATE, stop, given_up.put, port=port, timeout_s=20, patience_s=0.1, abandon_s=0.1) as met:
+        met.trained()
+        assert isinstance(gone.exception(timeout=5), SystemExit)
+        time.sleep(0.5)
+    assert given_up.empty()
 
 
 @pytest.mark.parametrize("who", ["leader", "unconnected", "follower"])
 def test_a_stop_request_is_heard_while_waiting(port: int, stop: Stop, who: str) -> None:
     waiting: dict[str, Callable[[], object]] = {
         "leader": lambda: lead(stop, port),
-        "unconnected": lambda: follow(HOSTS, "algo-2", stop, port=port, timeout_s=20, patience_s=0.1),
-        "follower": lambda: follow(HOSTS, "algo-2", stop, port=port, timeout_s=20, patience_s=0.1),
+        "unconnected": lambda: follow("algo-2", stop, port),
+        "follower": lambda: follow("algo-2", stop, port),
     }
     with socket.create_server(("", port)) if who == "follower" else socket.socket():
         ended = start(waiting[who])
@@ -145,9 +217,41 @@ def test_a_stop_request_is_heard_while_waiting(port: int, stop: Stop, who: str) 
             ended.result(timeout=5)
 
 
-def lead(stop: Stop, port: int, timeout_s: float = 20) -> int:
-    with leading(HOSTS, stop, port=port, timeout_s=timeout_s) as met:
-        return met
+def test_a_stop_request_after_the_training_waits_for_the_leader(port: int) -> None:
+    asked = Stop()
+
+    def ask() -> None:
+        asked.requested = True
+
+    follower = start(lambda: follow("algo-2", asked, port, hosts=PAIR, block=ask))
+    with leading(PAIR, STATE, Stop(), never, port=port, timeout_s=20):
+        time.sleep(0.3)
+        assert not follower.done()
+    assert follower.result(timeout=5) == STATE
+
+
+def never(reason: str) -> None:
+    raise AssertionError(reason)
+
+
+def lead(stop: Stop, port: int, *, timeout_s: float = 20, block: Callable[[], object] = lambda: None) -> int:
+    with leading(HOSTS, STATE, stop, never, port=port, timeout_s=timeout_s, patience_s=5) as met:
+        block()
+        return met.hosts
+
+
+def follow(
+    host: str,
+    stop: Stop,
+    port: int,
+    *,
+    timeout_s: float = 20,
+    hosts: Sequence[str] = HOSTS,
+    block: Callable[[], object] = lambda: None,
+) -> bytes:
+    with following(hosts, host, stop, never, port=port, timeout_s=timeout_s, patience_s=0.1) as met:
+        block()
+        return met.state
 
 
 def connect(port: int) -> socket.socket:

@@ -10,7 +10,7 @@ from launchers import building, docker
 from launchers.cache import Cache
 from launchers.commands import local_overrides
 from launchers.compose import compose
-from launchers.config import Backend, Resources, problems
+from launchers.config import Backend, TrainJob, problems
 from launchers.container_job import Setup, run_arguments
 from launchers.image import locked_versions
 from launchers.local import LocalBackend
@@ -134,5 +134,5 @@ def test_settings_of_containers_are_refused_where_there_are_none() -> None:
 
 
 def test_two_hosts_cannot_train_on_backend_local(tmp_path: Path) -> None:
-    (wrong,) = LocalBackend(Backend(train=Resources(instance_count=2)), Cache(tmp_path)).check()
+    (wrong,) = LocalBackend(Backend(train=TrainJob(instance_count=2)), Cache(tmp_path)).check(["train"], planning=False)
     assert "backend.train.instance_count" in wrong

@@ -87,7 +87,16 @@ def test_a_job_makes_the_folders_that_it_was_not_given(tmp_path: Path) -> None:
     Workspace(Kind.training, tmp_path / "t", "algo-1", ("algo-1",), {}).create_results()
     Workspace(Kind.processing, tmp_path / "p", "algo-1", ("algo-1",), {}).create_results()
     found = sorted(str(folder.relative_to(tmp_path)) for folder in tmp_path.rglob("*"))
-    assert found == ["p", "p/processing", "p/processing/output", "t", "t/model", "t/output", "t/output/data"]
+    assert found == [
+        "p",
+        "p/processing",
+        "p/processing/output",
+        "p/processing/output/algo-1",
+        "t",
+        "t/model",
+        "t/output",
+        "t/output/data",
+    ]
 
 
 def test_a_notebooks_own_opt_ml_is_no_job(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""The output of jobs in CloudWatch Logs: kept by moto, written from here.
+
+Source: AWS, "CloudWatch Logs for Amazon SageMaker AI" (names of groups and streams), "PutLogEvents" (262,144 bytes an
+event, no empty one). Events become visible within a second, as they do on the service.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Any
+
+ACCOUNT = "123456789012"  # moto's
+EVENT_BYTES = 262_144 - 26  # the service counts 26 bytes of its own
+FLUSH_S = 0.2
+
+
+class LogStream:
+    """One host's output."""
+
+    def __init__(self, region: str, group: str, stream: str, delay_s: float = 0.0) -> None:
+        from moto.logs.models import logs_backends
+
+        self.group, self.name = group, stream
+        self.delay_s = delay_s
+        self._backend: Any = logs_backends[ACCOUNT][region]
+        self._backend.ensure_log_group(group)
+        self._backend.ensure_log_stream(group, stream)
+        self._waiting: deque[tuple[float, dict[str, Any]]] = deque()  # (visible from, event)
+        self._lock = threading.Lock()
+
+    def add(self, line: str) -> None:
+        """Add a line of output; one without text is no event."""
+        now = int(time.time() * 1000)
+        content = line.encode("utf-8", "replace")
+        visible = time.monotonic() + self.delay_s
+        with self._lock:
+            for start in range(0, len(content), EVENT_BYTES):
+                message = content[start : start + EVENT_BYTES].decode("utf-8", "replace")
+                self._waiting.append((visible, {"timestamp": now, "message": message}))
+
+    def flush(self, *, everything: bool = False) -> None:
+        """Make events visible whose time has come."""
+        with self._lock:
+            events = []
+            while self._waiting and (everything or self._waiting[0][0] <= time.monotonic()):
+                events.append(self._waiting.popleft()[1])
+            if events:
+                self._backend.put_log_events(self.group, self.name, events)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._waiting
+
+
+class LogWriter(threading.Thread):
+    """Makes the events of all streams visible, a few times a second."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True, name="logs")
+        self.delay_s = 0.0  # of the streams opened from now on
+        self._streams: list[LogStream] = []
+        self._names: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
+
+    def open(self, region: str, group: str, prefix: str) -> LogStream:
+        """Open the stream of a host that starts now: prefix, a dash, seconds since 1970."""
+        with self._lock:
+            second = int(time.time())
+            while (region, f"{prefix}-{second}") in self._names:
+                second += 1
+            self._names.add((region, f"{prefix}-{second}"))
+            stream = LogStream(region, group, f"{prefix}-{second}", self.delay_s)
+            self._streams.append(stream)
+            return stream
+
+    def close(self, stream: LogStream) -> None:
+        """Take a stream that gets no more lines from the list once all of it is visible."""
+        if not stream.delay_s:
+            stream.flush(everything=True)
+
+    def run(self) -> None:
+        while True:
+            time.sleep(FLUSH_S)
+            with self._lock:
+                streams = list(self._streams)
+            for stream in streams:
+                stream.flush()

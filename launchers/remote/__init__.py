@@ -1,0 +1,1 @@
+"""``backend=sagemaker-remote``: jobs on Amazon SageMaker."""

@@ -1,0 +1,287 @@
+"""A job on SageMaker as the launcher follows it: its lines, its states, its end, its results."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from launchers.base import HostEnd, LostTouch, Stage
+from launchers.cache import StageFolder
+from launchers.remote import partition, state
+from launchers.remote.archive import extract
+from launchers.remote.aws import THROTTLED, Aws, AwsError, ConnectionLost, CredentialsError
+from launchers.remote.download import download_file, download_prefix
+from launchers.remote.logs import Logs
+from launchers.remote.s3 import Location, exists
+from launchers.remote.state import State
+from videolift.entry import STOPPED_EXIT_CODE
+from videolift.errors import StageError
+from videolift.events import PREFIX, Event, Events, parse, read
+from videolift.workspace import Kind
+
+SERVICE = "service"  # what stands in place of a host for what SageMaker itself says
+HANDLE = "job.json"  # in the folder of a stage under way: the job that computes it
+LONGEST_BACK_OFF_S = 60.0
+QUIET_POLLS = 3  # without a line, after which an ended job is taken to have said everything
+TRANSIENT = {*THROTTLED, "500", "503", "InternalFailure", "InternalServerError", "InternalError", "ServiceUnavailable"}
+UNKNOWN_EXIT_CODE = 1
+
+
+@dataclass(frozen=True)
+class Handle:
+    """What is kept of a job so that any later run finds it."""
+
+    job: str
+    kind: Kind
+    region: str
+    stages: dict[str, str]  # name -> id
+
+    def save(self, folders: Sequence[StageFolder]) -> None:
+        """Write it, whole or not at all."""
+        text = json.dumps({"job": self.job, "kind": self.kind.value, "region": self.region, "stages": self.stages})
+        for folder in folders:
+            temporary = folder.path / f"{HANDLE}.{os.getpid()}.tmp"
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(folder.path / HANDLE)
+
+
+def read_handle(folder: Path) -> Handle | None:
+    """Return the job that computes the stage of a folder, None where there is none."""
+    file = folder / HANDLE
+    if not file.is_file():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return Handle(found["job"], Kind(found["kind"]), found["region"], found["stages"])
+
+
+class RemoteJob:
+    """Stages that run as one job on SageMaker."""
+
+    lasting = True
+
+    def __init__(self, aws: Aws, handle: Handle, stages: Sequence[Stage]) -> None:
+        self.stages: list[Stage] = list(stages)
+        self.finished: list[Stage] = []
+        self._aws = aws
+        self._handle = handle
+        self._logs = Logs(aws.client("logs"), handle.kind, handle.job)
+        self._client = aws.client("sagemaker")
+        self._state: State | None = None
+        self._told_steps = 0
+        self._ends: dict[tuple[str, str], Event] = {}  # by host and stage
+        self._collected = False
+
+    def follow(self) -> Iterator[tuple[str, str]]:
+        poll_s = self._aws.settings.poll_s
+        while True:
+            yield from self._new(describing=True)
+            if self._state is not None and self._state.ended:
+                break
+            time.sleep(poll_s)
+        yield from self._rest(poll_s)
+        if self._state.status == "Completed" and not self._collected:
+            yield self._say("bringing the results back")
+            try:
+                self._collect(self._state)
+            except AwsError as error:
+                raise LostTouch(f"the job is completed, but its results are not here yet: {error}") from error
+            self._collected = True
+
+    def _rest(self, poll_s: float) -> Iterator[tuple[str, str]]:
+        """Yield what comes late: lines reach CloudWatch some seconds after they were printed."""
+        quiet = 0
+        while not self._all_said() and quiet < QUIET_POLLS:
+            time.sleep(poll_s)
+            quiet += 1
+            for line in self._new(describing=False):
+                quiet = 0
+                yield line
+
+    def _all_said(self) -> bool:
+        assert self._state is not None
+        if self._state.status != "Completed":
+            return any(event["exit_code"] for event in self._ends.values())
+        return {host for host, _ in self._ends} >= set(self._state.hosts)
+
+    def _new(self, *, describing: bool) -> Iterator[tuple[str, str]]:
+        """Yield what is new; a service that does not answer for a while is asked again later."""
+        wait_s = self._aws.settings.poll_s
+        while True:
+            try:
+                if describing:
+                    yield from self._look()
+                for host, line in self._logs.lines():
+                    self._note(host, line)
+                    yield host, line
+                return
+            except CredentialsError as error:
+                raise LostTouch(str(error)) from error
+            except AwsError as error:
+                if not isinstance(error, ConnectionLost) and error.code not in TRANSIENT:
+                    raise LostTouch(str(error)) from error
+                wait_s = min(2 * wait_s, LONGEST_BACK_OFF_S)
+                yield self._say(f"{error}; the job goes on, trying again in {wait_s:.0f} s", "warning")
+                time.sleep(wait_s)
+
+    def _look(self) -> Iterator[tuple[str, str]]:
+        found = state.describe(self._client, self._handle.kind, self._handle.job)
+        if found is None:
+            raise LostTouch(f"{self._handle.job}: SageMaker knows no such job in {self._aws.region}")
+        if self._state is None:
+            yield from self._introduce(found)
+        # Of the step under way nothing is known but that it has begun, which the end of the one before tells.
+        steps = found.steps if found.ended else found.steps[:-1]
+        for step in steps[self._told_steps :]:
+            took = f" ({(step.ended - step.started).total_seconds():.0f} s)" if step.ended else ""
+            why = f": {step.message}" if step.message else ""
+            yield self._say(f"{step.name}{took}{why}")
+        self._told_steps = max(self._told_steps, len(steps))
+        self._state = found
+
+    def _introduce(self, found: State) -> Iterator[tuple[str, str]]:
+        region, kind, job = self._aws.region, self._handle.kind, self._handle.job
+        links = {
+            "console": partition.job_link(region, kind, job),
+            "logs": partition.logs_link(region, kind, job),
+        }
+        yield self._say(f"job {job} on {found.instances} x {found.instance_type}")
+        if links["console"]:
+            yield self._say(str(links["console"]))
+        for key, value in {"arn": found.arn, **links}.items():
+            if value:
+                yield self._event("tag", key=f"sagemaker.{kind.value}.{key}", value=value)
+
+    def _note(self, host: str, line: str) -> None:
+        event = parse(line)
+        if event is not None and event["type"] == "end":
+            self._ends[host, str(event["stage"])] = event
+
+    def _say(self, text: str, level: str = "info") -> tuple[str, str]:
+        return self._event("message", text=text, level=level)
+
+    def _event(self, kind: str, **fields: Any) -> tuple[str, str]:
+        event = {"type": kind, "stage": "", **fields, "time": time.time(), "host": SERVICE}
+        return SERVICE, f"{PREFIX}{json.dumps(event)}"
+
+    def stop(self, grace_s: float) -> None:
+        state.stop(self._client, self._handle.kind, self._handle.job)
+
+    def ends(self) -> list[HostEnd]:
+        found = self._state
+        assert found is not None and found.ended
+        bad = sorted((e for e in self._ends.values() if e["exit_code"]), key=lambda e: float(e["time"]))
+        told = [HostEnd(str(e["host"]), int(e["exit_code"]), str(e["reason"])) for e in bad]
+        if found.status == "Completed":
+            return told
+        if found.status == "Stopped":
+            return [HostEnd(host, STOPPED_EXIT_CODE, "") for host in found.hosts]
+        failed = [end for end in told if end.exit_code != STOPPED_EXIT_CODE]
+        return failed or [self._as_told_by_the_service(found)]
+
+    def _as_told_by_the_service(self, found: State) -> HostEnd:
+        code = found.exit_code
+        reason = found.message or found.failure
+        if code is not None and code > STOPPED_EXIT_CODE - 15:  # 128 + a signal's number
+            code = 128 - code
+        return HostEnd(found.hosts[0], code or UNKNOWN_EXIT_CODE, reason, _remedy(found.failure))
+
+    def _collect(self, found: State) -> None:
+        """Bring the results into the stages' folders."""
+        s3, output = self._aws.client("s3"), Location.parse(found.output)
+        if found.kind is Kind.processing:
+            (stage,) = self.stages
+            self.stages = [replace(stage, hosts=found.hosts)]
+            for host in found.hosts:
+                space = self.stages[0].workspace(host, {})
+                download_prefix(s3, output / host, space.output)
+        else:
+            self._unpack(s3, output)
+        self._note_service(found)
+        self._find_finished()
+
+    def _unpack(self, s3: Any, output: Location) -> None:
+        by_name = {stage.plan.stage: stage for stage in self.stages}
+        with tempfile.TemporaryDirectory(dir=self.stages[0].folder.path, prefix=".fetched-") as folder:
+            if "train" in by_name:
+                download_file(s3, output / "model.tar.gz", Path(folder) / "model.tar.gz")
+                extract(Path(folder) / "model.tar.gz", by_name["train"].folder.first.model)
+            if exists(s3, output / "output.tar.gz"):
+                download_file(s3, output / "output.tar.gz", Path(folder) / "output.tar.gz")
+                extract(Path(folder) / "output.tar.gz", Path(folder) / "output")
+            for name, stage in by_name.items():
+                place = stage.folder.first.output
+                place.mkdir(parents=True, exist_ok=True)
+                for file in (Path(folder) / "output" / name).rglob("*"):
+                    if file.is_file():
+                        target = place / file.relative_to(Path(folder) / "output" / name)
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        file.replace(target)
+
+    def _note_service(self, found: State) -> None:
+        """Keep what the service says of the job with what the hosts say, so that it is recorded whenever they are."""
+        first = self.stages[0]
+        output = first.folder.workspace(SERVICE).output
+        file = output / f"events-{SERVICE}.jsonl"
+        file.unlink(missing_ok=True)
+        kind, region, job = found.kind.value, self._aws.region, self._handle.job
+        with (
+            Path(os.devnull).open("w") as nowhere,
+            closing(Events(file, SERVICE, nowhere, stage=first.plan.stage)) as events,
+        ):
+            events.tag(f"sagemaker.{kind}.job", job)
+            events.tag(f"sagemaker.{kind}.arn", found.arn)
+            events.tag(f"sagemaker.{kind}.instances", f"{found.instances} x {found.instance_type}")
+            for key, link in (
+                ("console", partition.job_link(region, found.kind, job)),
+                ("logs", partition.logs_link(region, found.kind, job)),
+            ):
+                if link:
+                    events.tag(f"sagemaker.{kind}.{key}", link)
+            for step in found.steps:
+                if step.ended:
+                    events.metric(f"sagemaker/{kind}/{step.name}_s", (step.ended - step.started).total_seconds())
+            if found.billable_s is not None:
+                events.metric(f"sagemaker/{kind}/billable_s", found.billable_s * found.instances)
+            if found.run_s and found.billable_s is not None and found.billable_s < found.run_s:
+                events.metric(f"sagemaker/{kind}/spot_saving", 1 - found.billable_s / found.run_s)
+
+    def _find_finished(self) -> None:
+        for stage in self.stages:
+            spaces = [stage.workspace(host, {}) for host in stage.hosts]
+            files = {space.events_file for space in spaces} | set(stage.folder.first.output.glob("events-*.jsonl"))
+            for event in (e for file in files for e in read(file) if e["type"] == "end"):
+                self._ends[str(event["host"]), stage.plan.stage] = event
+            bad = [e for (_, name), e in self._ends.items() if name == stage.plan.stage and e["exit_code"]]
+            if bad:
+                return
+            if not any(name == stage.plan.stage for _, name in self._ends):
+                raise StageError(
+                    f"{self._handle.job}: is completed, but its output has nothing of {stage.plan.stage}; see "
+                    f"{self._state.output if self._state else 'S3'}"
+                )
+            self.finished.append(stage)
+
+    def close(self) -> None:
+        """Leave nothing running, and forget the job unless its results are still to be brought back."""
+        found = self._state
+        if found is None or not found.ended:
+            self.stop(0)
+        elif found.status != "Completed" or self._collected:
+            for stage in self.stages:
+                (stage.folder.path / HANDLE).unlink(missing_ok=True)
+
+
+def _remedy(failure: str) -> str:
+    """Return what to do about a failure that is the service's, where that is known."""
+    if failure.startswith("CapacityError"):
+        return "AWS has no such instances to spare now: try again later, another instance_type, region or zone"
+    if "ResourceLimitExceeded" in failure:
+        return "ask for a higher quota of this instance type in the Service Quotas console"
+    return ""

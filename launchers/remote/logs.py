@@ -1,0 +1,74 @@
+"""The lines of a job's hosts, from CloudWatch Logs while they come.
+
+Sources: "Log groups and streams that Amazon SageMaker AI sends to Amazon CloudWatch Logs" (a stream a host, called
+JOB/HOST-TIME); GetLogEvents in the CloudWatch Logs API reference (the end is reached when the token stays the same).
+
+IAM actions: logs:DescribeLogStreams, logs:GetLogEvents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from launchers.remote.aws import explained
+from videolift.workspace import Kind
+
+GROUPS = {Kind.training: "/aws/sagemaker/TrainingJobs", Kind.processing: "/aws/sagemaker/ProcessingJobs"}
+NO_GROUP = "ResourceNotFoundException"  # until the first job of an account writes its first line
+
+
+class Logs:
+    """Reads each stream of a job from its beginning, every line once."""
+
+    def __init__(self, client: Any, kind: Kind, job: str) -> None:
+        self._client = client
+        self._group = GROUPS[kind]
+        self._job = job
+        self._tokens: dict[str, str | None] = {}  # by stream
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Yield (host, line) for what is new.
+
+        Raises:
+            AwsError: if CloudWatch refuses or is not reached; what was not yielded comes the next time.
+        """
+        for stream in self._streams():
+            self._tokens.setdefault(stream, None)
+        for stream in self._tokens:
+            yield from self._of_stream(stream)
+
+    def _streams(self) -> list[str]:
+        from botocore.exceptions import ClientError
+
+        asked: dict[str, Any] = {"logGroupName": self._group, "logStreamNamePrefix": f"{self._job}/"}
+        found: list[str] = []
+        with explained("logs:DescribeLogStreams", self._job):
+            while True:
+                try:
+                    page = self._client.describe_log_streams(**asked)
+                except ClientError as error:
+                    if error.response["Error"]["Code"] == NO_GROUP:
+                        return found
+                    raise
+                found += [stream["logStreamName"] for stream in page["logStreams"]]
+                if not page.get("nextToken"):
+                    return sorted(found)
+                asked["nextToken"] = page["nextToken"]
+
+    def _of_stream(self, stream: str) -> Iterator[tuple[str, str]]:
+        host = stream.rpartition("/")[2].rpartition("-")[0]
+        while True:
+            token = self._tokens[stream]
+            with explained("logs:GetLogEvents", self._job):
+                page = self._client.get_log_events(
+                    logGroupName=self._group,
+                    logStreamName=stream,
+                    startFromHead=True,
+                    **({"nextToken": token} if token else {}),
+                )
+            for event in page["events"]:
+                yield host, event["message"].rstrip("\n")
+            self._tokens[stream] = page["nextForwardToken"]
+            if page["nextForwardToken"] == token:
+                return

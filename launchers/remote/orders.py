@@ -1,0 +1,186 @@
+"""What starting a job takes: its request, and the files that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from launchers.base import Stage
+from launchers.building import recipe_of
+from launchers.cache import Cache
+from launchers.config import Backend, Mode, Resources
+from launchers.local import SOURCE
+from launchers.remote import requests
+from launchers.remote.registry import image_uri
+from launchers.remote.requests import Input
+from launchers.remote.s3 import Location
+from launchers.remote.site import Site
+from launchers.remote.trainer import capture, training_image
+from launchers.remote.transfer import Sending, finished_stage
+from videolift.plan import digest_of
+from videolift.workspace import Kind
+
+DIGEST_LENGTH = 16  # hexadecimal digits
+NAME_ID_LENGTH = 8
+
+
+@dataclass
+class Order:
+    """Everything that starting a job takes."""
+
+    kind: Kind
+    name: str
+    request: dict[str, Any]
+    sendings: list[Sending] = field(default_factory=list)
+
+
+def job_name(stages: Sequence[Stage], token: str) -> str:
+    """Return the name of a job: ``videolift-train-1a2b3c4d-TOKEN``."""
+    first = stages[0].plan
+    return f"videolift-{first.stage}-{first.id.rpartition('-')[2][:NAME_ID_LENGTH]}-{token}"
+
+
+def resources_of(settings: Backend, purpose: str) -> Resources:
+    return settings.preprocess if purpose == "preprocess" else settings.train
+
+
+def is_of_aws(settings: Backend, purpose: str) -> bool:
+    """Tell whether the stages of a purpose run in AWS's TensorFlow image."""
+    train = settings.train
+    return purpose == "train" and train.image is None and train.mode is Mode.byos
+
+
+def image_of(settings: Backend, purpose: str, region: str, account: str) -> str:
+    """Return the URI of the image that the stages of a purpose run in.
+
+    Raises:
+        ConfigError: if AWS has no TensorFlow image as it is wanted.
+    """
+    brought = resources_of(settings, purpose).image
+    if brought is not None:
+        return brought
+    if is_of_aws(settings, purpose):
+        return training_image(region, settings.train.framework_version, settings.train.instance_type)
+    return image_uri(recipe_of(settings, purpose), account, region)
+
+
+def make_order(
+    stages: Sequence[Stage],
+    name: str,
+    site: Site,
+    settings: Backend,
+    cache: Cache,
+    *,
+    data: Location | None,
+    others: Callable[[Location, Sequence[str]], bool],
+) -> Order:
+    """Return what starts a job for stages that go together.
+
+    Args:
+        data: where the videos lie in S3 already; None where they are sent.
+        others: tells whether something else than the named files lies below a place.
+
+    Raises:
+        ConfigError: if the SageMaker SDK refuses a setting.
+    """
+    if stages[0].kind is Kind.processing:
+        (stage,) = stages
+        return _processing(stage, name, site, settings, data, others)
+    return _training(stages, name, site, settings, cache)
+
+
+def _processing(
+    stage: Stage,
+    name: str,
+    site: Site,
+    settings: Backend,
+    data: Location | None,
+    others: Callable[[Location, Sequence[str]], bool],
+) -> Order:
+    plan = _plan([stage], site, together=False)
+    videos, sendings = _videos(stage, name, site, data, others)
+    inputs = {"videos": videos, "plan": Input(plan.target)}
+    sendings.append(plan)
+    if settings.preprocess.mode is Mode.byos:
+        source = _source(site)
+        inputs[requests.CODE_CHANNEL] = Input(source.target)
+        sendings.append(source)
+    image = image_of(settings, "preprocess", site.region, site.account)
+    tags = requests.tags(settings, [stage.plan.stage])
+    request = requests.processing_request(
+        name, site, settings, image, inputs, site.jobs / name / "output", tags, instances=len(stage.hosts)
+    )
+    return Order(Kind.processing, name, request, sendings)
+
+
+def _videos(
+    stage: Stage, name: str, site: Site, data: Location | None, others: Callable[[Location, Sequence[str]], bool]
+) -> tuple[Input, list[Sending]]:
+    """Return the input of videos and what has to be sent for it."""
+    shares = list(stage.dealt["videos"].values())
+    root, names = shares[0].root, sorted(one for share in shares for one in share.names)
+    sharded = len(stage.hosts) > 1
+    place = data if data is not None else site.data(root)
+    sendings = [] if data is not None else [Sending("videos", {one: root / one for one in names}, place)]
+    if not others(place, names):
+        return Input(place, sharded=sharded), sendings
+    # Only those of the manifest: what else lies there is another experiment's.
+    folder, file = site.jobs / name, "videos.manifest"
+    sendings.append(Sending("the list of videos", {file: requests.listing(place, names)}, folder))
+    return Input(folder / file, listed=True, sharded=sharded), sendings
+
+
+def _training(stages: Sequence[Stage], name: str, site: Site, settings: Backend, cache: Cache) -> Order:
+    plan = _plan(stages, site, together=True)
+    channels, sendings = {"plan": plan.target}, [plan]
+    for channel, folder in (item for stage in stages for item in stage.channels.items()):
+        if channel in channels:
+            continue
+        below = folder.relative_to(cache.folder)
+        channels[channel] = site.root / "cache" / below.as_posix()
+        stage_id = below.parts[0]
+        if cache.finished(stage_id) and stage_id not in {sending.what for sending in sendings}:
+            sendings.append(finished_stage(cache.path(stage_id), site.stage(stage_id)))
+    source = _source(site) if settings.train.mode is Mode.byos else None
+    if source is not None:
+        sendings.append(source)
+    first = stages[0].plan
+    job = requests.training(
+        name=name,
+        site=site,
+        settings=settings,
+        image=image_of(settings, "train", site.region, site.account),
+        channels=channels,
+        source=source.target if source else None,
+        checkpoints=site.checkpoints(first.id) if settings.train.checkpoints else None,
+        plan=first,
+        tags=requests.tags(settings, [stage.plan.stage for stage in stages]),
+        instances=len(stages[0].hosts),
+    )
+    captured = capture(job)
+    if captured.drivers:
+        target = site.root / "source" / captured.drivers_name
+        sendings.append(Sending("the SageMaker SDK's start script", captured.drivers, target))
+    return Order(Kind.training, name, captured.request, sendings)
+
+
+def _plan(stages: Sequence[Stage], site: Site, *, together: bool) -> Sending:
+    """Return the plans of the stages, a folder each where they share a job."""
+    files = {}
+    for stage in stages:
+        for file in (f for f in sorted(stage.folder.plan.rglob("*")) if f.is_file()):
+            name = file.relative_to(stage.folder.plan).as_posix()
+            files[f"{stage.plan.stage}/{name}" if together else name] = file.read_bytes()
+    return Sending("the plan", files, site.plan(_digest(files)))
+
+
+def _source(site: Site) -> Sending:
+    """Return our script, at a place that its content names."""
+    files = {f.relative_to(SOURCE).as_posix(): f.read_bytes() for f in sorted(SOURCE.rglob("*.py"))}
+    files[requests.REQUIREMENTS] = (SOURCE / requests.REQUIREMENTS).read_bytes()
+    return Sending("our source", files, site.source(_digest(files)))
+
+
+def _digest(files: dict[str, bytes]) -> str:
+    return digest_of({name: content.hex() for name, content in files.items()})[:DIGEST_LENGTH]

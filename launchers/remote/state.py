@@ -1,0 +1,137 @@
+"""What SageMaker says of a job, in the same words for both kinds.
+
+Sources: DescribeTrainingJob (SecondaryStatusTransitions, BillableTimeInSeconds) and DescribeProcessingJob in the
+SageMaker API reference; "Managed Spot Training in Amazon SageMaker AI" (savings).
+
+IAM actions: sagemaker:DescribeTrainingJob, sagemaker:DescribeProcessingJob, sagemaker:StopTrainingJob,
+sagemaker:StopProcessingJob.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from launchers.remote.aws import AwsError, explained
+from videolift.workspace import Kind
+
+ENDED = {"Completed", "Failed", "Stopped"}
+EXIT_CODE = re.compile(r"exit code:? (\d+)", re.IGNORECASE)
+WORDS = {Kind.training: "TrainingJob", Kind.processing: "ProcessingJob"}
+NOT_THERE = "ValidationException"  # what both Describe calls answer for an unknown name
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a job is or was busy with."""
+
+    name: str
+    started: datetime
+    ended: datetime | None
+    message: str
+
+
+@dataclass(frozen=True)
+class State:
+    """A job as the service describes it."""
+
+    kind: Kind
+    arn: str
+    status: str
+    steps: tuple[Step, ...]
+    failure: str  # FailureReason
+    message: str  # what a processing job said of its end
+    instances: int
+    instance_type: str
+    run_s: float | None  # that it ran
+    billable_s: float | None  # of each instance
+    output: str  # s3://..., where its files are
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def exit_code(self) -> int | None:
+        """Return the exit code of the host that failed, where the service tells it."""
+        found = EXIT_CODE.search(self.failure)
+        return int(found[1]) if found else None
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        return tuple(f"algo-{number + 1}" for number in range(self.instances))
+
+
+def describe(client: Any, kind: Kind, job: str) -> State | None:
+    """Return the state of a job, None where there is none of that name."""
+    try:
+        with explained(f"sagemaker:Describe{WORDS[kind]}", job):
+            if kind is Kind.training:
+                return _training(client.describe_training_job(TrainingJobName=job))
+            return _processing(client.describe_processing_job(ProcessingJobName=job))
+    except AwsError as error:
+        if error.code in (NOT_THERE, "ResourceNotFound"):
+            return None
+        raise
+
+
+def stop(client: Any, kind: Kind, job: str) -> None:
+    """Ask the service to stop a job; one that has ended is no error."""
+    try:
+        with explained(f"sagemaker:Stop{WORDS[kind]}", job):
+            if kind is Kind.training:
+                client.stop_training_job(TrainingJobName=job)
+            else:
+                client.stop_processing_job(ProcessingJobName=job)
+    except AwsError as error:
+        if error.code not in (NOT_THERE, "ResourceNotFound"):
+            raise
+
+
+def _training(found: dict[str, Any]) -> State:
+    steps = tuple(
+        Step(t["Status"], t["StartTime"], t.get("EndTime"), t.get("StatusMessage", ""))
+        for t in found.get("SecondaryStatusTransitions", [])
+    )
+    resources = found["ResourceConfig"]
+    return State(
+        kind=Kind.training,
+        arn=found["TrainingJobArn"],
+        status=found["TrainingJobStatus"],
+        steps=steps,
+        failure=found.get("FailureReason", ""),
+        message="",
+        instances=int(resources.get("InstanceCount", 1)),
+        instance_type=str(resources.get("InstanceType", "")),
+        run_s=found.get("TrainingTimeInSeconds"),
+        billable_s=found.get("BillableTimeInSeconds"),
+        output=f"{found['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{found['TrainingJobName']}/output",
+    )
+
+
+def _processing(found: dict[str, Any]) -> State:
+    cluster = found["ProcessingResources"]["ClusterConfig"]
+    started, ended = found.get("ProcessingStartTime"), found.get("ProcessingEndTime")
+    run_s = (ended - started).total_seconds() if started and ended else None
+    status = found["ProcessingJobStatus"]
+    created = found["CreationTime"]
+    steps = [Step("Starting", created, started, "preparing the instances")]
+    if started:
+        steps.append(Step("Processing", started, ended, "running"))
+    if status in ENDED:
+        steps.append(Step(status, ended or created, None, ""))
+    return State(
+        kind=Kind.processing,
+        arn=found["ProcessingJobArn"],
+        status=status,
+        steps=tuple(steps),
+        failure=found.get("FailureReason", ""),
+        message=found.get("ExitMessage", ""),
+        instances=int(cluster["InstanceCount"]),
+        instance_type=str(cluster["InstanceType"]),
+        run_s=run_s,
+        billable_s=run_s,
+        output=found["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]["S3Uri"],
+    )

@@ -1,0 +1,104 @@
+"""What goes to S3 for an experiment and what comes back, told as it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launchers.cache import FINISHED_FILE
+from launchers.checksums import open_checksums
+from launchers.remote.download import download_prefix
+from launchers.remote.s3 import Location
+from launchers.remote.upload import UploadPlan, plan_upload, upload
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TELL_INTERVAL_S = 5.0
+# What of a finished stage is worth keeping: not its inputs, nor the shares and checkpoints of its hosts.
+KEPT = ("plan", "arrays", "hosts/*/model", "hosts/*/output/data", "hosts/*/processing/output")
+
+
+@dataclass(frozen=True)
+class Sending:
+    """Files on their way to one place."""
+
+    what: str
+    files: Mapping[str, Path | bytes]  # by posix path below the place
+    target: Location
+    last: str | None = None  # the file whose presence says that the others are there
+
+    @property
+    def bytes(self) -> int:
+        return sum(len(f) if isinstance(f, bytes) else f.stat().st_size for f in self.files.values())
+
+
+def finished_stage(folder: Path, target: Location) -> Sending:
+    """Return what keeps a finished stage of the cache in S3."""
+    found = [file for pattern in KEPT for part in sorted(folder.glob(pattern)) for file in sorted(part.rglob("*"))]
+    files: dict[str, Path | bytes] = {f.relative_to(folder).as_posix(): f for f in found if f.is_file()}
+    files[FINISHED_FILE] = folder / FINISHED_FILE
+    return Sending(folder.name, files, target, last=FINISHED_FILE)
+
+
+class Transfer:
+    """Sends and fetches with one client."""
+
+    def __init__(self, client: Any, checksums: Path, kms_key: str | None) -> None:
+        self._client = client
+        self._checksums = checksums
+        self._kms_key = kms_key
+
+    def plan(self, sending: Sending) -> UploadPlan:
+        """Return what of the files S3 does not have."""
+        with open_checksums(self._checksums) as checksums:
+            return plan_upload(
+                self._client,
+                sending.files,
+                sending.target,
+                kms_key=self._kms_key,
+                checksum=checksums.of,
+                last=sending.last,
+            )
+
+    def send(self, sending: Sending, console: Console) -> None:
+        """Send what S3 does not have."""
+        plan = self.plan(sending)
+        if plan.to_send:
+            what = f"uploading {sending.what}: {len(plan.to_send)} of {len(sending.files)} files"
+            with _told(console, what) as progress:
+                upload(self._client, plan, progress)
+
+    def fetch(self, location: Location, folder: Path, console: Console, what: str) -> None:
+        """Fetch what is below a location and not here."""
+        with _told(console, f"fetching {what}") as progress:
+            download_prefix(self._client, location, folder, progress=progress)
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 50_000 else f"{count / 1e3:.1f} kB"
+
+
+@contextmanager
+def _told(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far it is: one line that moves on a terminal, else a line now and then."""
+    started = told = time.monotonic()
+    total_bytes = 0
+    with console.status(what) as status:
+
+        def progress(done: int, total: int) -> None:
+            nonlocal told, total_bytes
+            total_bytes = total
+            text = f"{what}: {megabytes(done)} of {megabytes(total)}"
+            if console.is_terminal:
+                status.update(text)
+            elif time.monotonic() - told > TELL_INTERVAL_S:
+                told = time.monotonic()
+                console.print(text, soft_wrap=True)
+
+        yield progress
+    console.print(f"{what}: {megabytes(total_bytes)} in {time.monotonic() - started:.1f} s", soft_wrap=True)
