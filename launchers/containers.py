@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launchers import docker, shares
 from launchers.attached import OnThisMachine
 from launchers.base import Stage
-from launchers.building import before_building, build, pull
+from launchers.building import before_building, build, pull, recipe_of
 from launchers.cache import Cache
 from launchers.config import Backend, Mode, Resources
 from launchers.container_job import ContainerJob, Setup, remove_left, remove_orphans
 from launchers.image import PURPOSES, Image, libraries_of, locked_versions, probe, source_of
 from launchers.machine import best_precision
-from launchers.recipe import Recipe
 from videolift.errors import ConfigError
 from videolift.settings import Precision
 from videolift.workspace import Workspace
@@ -34,7 +32,7 @@ class ContainerBackend(OnThisMachine):
         self._cache = cache
         self._images: dict[str, Image] = {}  # by purpose, those that are here
         self._bases: dict[str, Image] = {}  # by purpose, what is here of those still to be built from
-        self._recipes = {purpose: self._recipe(purpose) for purpose in dict.fromkeys(PURPOSES.values())}
+        self._recipes = {purpose: recipe_of(settings, purpose) for purpose in dict.fromkeys(PURPOSES.values())}
 
     def check(self, stages: Sequence[str], *, planning: bool) -> list[str]:
         problem = docker.engine_problem()
@@ -109,18 +107,6 @@ class ContainerBackend(OnThisMachine):
 
     def _reference(self, purpose: str) -> str:
         return self._resources(purpose).image or self._recipes[purpose].tag
-
-    def _recipe(self, purpose: str) -> Recipe:
-        resources, build_settings = self._resources(purpose), self._settings.build
-        wheels = Path(build_settings.wheels).expanduser().resolve() if build_settings.wheels else None
-        return Recipe(
-            purpose=purpose,
-            base_image=resources.base_image,
-            own_source=resources.mode is Mode.byoc,
-            pip_index_url=build_settings.pip_index_url,
-            pip_trusted_host=build_settings.pip_trusted_host,
-            wheels=wheels,
-        )
 
     def _checked(self, purpose: str, image: Image) -> Image:
         """Refuse an image that is to bring our source and brings another one: stage ids stand for the source here."""

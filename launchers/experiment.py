@@ -74,6 +74,8 @@ def _run(config: Config, parent: str | None, label: str | None) -> int:
         return _sync(console, outputs, config)
     if config.action is Action.build:
         return _build(console, outputs, config)
+    if config.action is Action.push:
+        return _push(console, config)
     if config.run is not None:
         config = _again(config, outputs)
     with _terminate_as_interrupt():
@@ -128,6 +130,19 @@ def _build(console: Console, outputs: Outputs, config: Config) -> int:
         backend.settle(stages, console)
         backend.make_ready(stages, console)
     report.print_parity(console, parity_table(backend.environments(stages)))
+    return 0
+
+
+def _push(console: Console, config: Config) -> int:
+    """Send the images of all stages asked for to the account's registry, and say what they are called there."""
+    from launchers.image import PURPOSES
+    from launchers.remote.aws import Aws
+    from launchers.remote.registry import push_images
+
+    purposes = list(dict.fromkeys(PURPOSES[stage] for stage in planned_names(config.stages)))
+    with _terminate_as_interrupt():
+        for uri in push_images(Aws(config.backend), config.backend, purposes, console):
+            console.print(uri, soft_wrap=True)
     return 0
 
 

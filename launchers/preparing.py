@@ -137,9 +137,7 @@ def find_backend(config: Config, outputs: Outputs) -> Backend:
     if config.data.source is Source.npz and config.backend.preprocess.instance_count > 1:
         wrong.append("backend.preprocess.instance_count: data=npz is one file, which cannot be divided; leave it at 1")
     if is_s3(config.data.root) and not isinstance(backend, RemoteBackend):
-        wrong.append(
-            f"data.root={config.data.root}: videos in S3 are for backend=remote; fetch them first"
-        )
+        wrong.append(f"data.root={config.data.root}: videos in S3 are for backend=remote; fetch them first")
     if wrong:
         raise ConfigError("\n".join(wrong))
     return backend

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import engine
+from launchers.emulator import Emulator
+from tests import engine, remote_side
 from tests.containers import Containers, settings_of, skip_without
+from tests.under_way import OnThisMachine, UnderWay
 
-BACKENDS = ("local", "sagemaker-local")  # the contract tests run unchanged against every one
+BACKENDS = ("local", "sagemaker-local", "sagemaker-remote")  # the contract tests run unchanged against every one
 IMAGES = engine.REPOSITORY / "launchers" / "images"
 
 
@@ -17,8 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--backend",
         choices=BACKENDS,
         default="local",
-        help="where the stages of contract tests run; sagemaker-local needs a Docker engine or root to start one "
-        "(default: %(default)s)",
+        help="where the stages of contract tests run; sagemaker-local needs a Docker engine or root to start one, "
+        "sagemaker-remote runs against the emulator (default: %(default)s)",
     )
 
 
@@ -52,9 +54,33 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """An emulator of AWS that this environment leads to, with our images in its registry."""
+    root = tmp_path_factory.mktemp("emulator")
+    with Emulator(root, hosts="namespaces", grace_s=10) as running, pytest.MonkeyPatch.context() as patch:
+        remote_side.forget_aws(patch)
+        for name, value in running.environment().items():
+            patch.setenv(name, value)
+        yield running
+
+
+@pytest.fixture(scope="session")
 def backend_settings(backend: str, request: pytest.FixtureRequest) -> list[str]:
-    """Settings that the backend needs on a machine without registries."""
-    return [] if backend == "local" else list(request.getfixturevalue("containers").settings)
+    """Settings that the backend needs on a machine without registries and accounts."""
+    if backend == "sagemaker-local":
+        return list(request.getfixturevalue("containers").settings)
+    if backend == "sagemaker-remote":
+        request.getfixturevalue("emulator")
+        return list(remote_side.SETTINGS)
+    return []
+
+
+@pytest.fixture
+def under_way(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> UnderWay:
+    """Where hosts leave their files while they run, and which processes they are."""
+    if backend == "sagemaker-remote":
+        return remote_side.OnEmulator(request.getfixturevalue("emulator").root)
+    return OnThisMachine(backend)
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from launchers.container_job import LOCK_LABEL
 from tests.engine import BASE_IMAGE, docker
 
-__all__ = ["Containers", "docker", "leftovers", "settings_of", "skip_without", "stage_processes"]
+__all__ = ["Containers", "docker", "leftovers", "settings_of", "skip_without"]
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,3 @@ def skip_without(problem: str | None) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(problem)
     pytest.skip(problem)
-
-
-def stage_processes(launcher: int, backend: str) -> list[psutil.Process]:
-    """Return the processes on this machine that run the hosts of a launcher's stage."""
-    if backend == "local":
-        children = psutil.Process(launcher).children()
-        return [child for child in children if "videolift.entry" in child.cmdline()]
-    ids = docker("ps", "--quiet", "--filter", f"label={LOCK_LABEL}").split()
-    return [psutil.Process(int(docker("inspect", "--format", "{{.State.Pid}}", one))) for one in ids]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -28,15 +29,19 @@ class Ended:
 
 
 def start(*overrides: str, cwd: Path, **variables: str) -> subprocess.Popen[str]:
-    """Start ``python run.py`` in ``cwd``."""
+    """Start ``python run.py`` in ``cwd``; what it keeps elsewhere can be told apart by TEST_FOLDER, which is its own."""
     return subprocess.Popen(
         [sys.executable, str(RUN), *overrides],
         cwd=cwd,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **variables},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "TEST_FOLDER": _digest(cwd), **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256(str(folder).encode()).hexdigest()[:12]
 
 
 def wait(process: subprocess.Popen[str]) -> Ended:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
-LOST_EXIT_CODE = 137  # 128 + SIGKILL
-
 
 @dataclass(frozen=True)
 class HostPlan:

@@ -32,7 +32,8 @@ OUR_ENTRYPOINT = ("python3", "-m", "videolift.entry")  # as in launchers/images/
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 START_S = 10.0
 # `unshare --fork` would not tell by which signal its child was killed, and would say so in the job's output.
-FORK = 'exec 3>&2 2>/dev/null; setpriv --pdeathsig KILL "$@" 2>&3 3>&-; exit $?'
+# Nor does this shell, whose own words go nowhere.
+FORK = 'exec 3>&2 2>/dev/null; (exec setpriv --pdeathsig KILL "$@" 2>&3 3>&-); exit $?'
 # What is in /opt here stays, but for the folder that jobs own. Nothing of this is seen outside of the namespace.
 PREPARE = """
 set -e

@@ -49,10 +49,6 @@ class LogStream:
             if events:
                 self._backend.put_log_events(self.group, self.name, events)
 
-    @property
-    def is_empty(self) -> bool:
-        return not self._waiting
-
 
 class LogWriter(threading.Thread):
     """Makes the events of all streams visible, a few times a second."""
@@ -74,11 +70,6 @@ class LogWriter(threading.Thread):
             stream = LogStream(region, group, f"{prefix}-{second}", self.delay_s)
             self._streams.append(stream)
             return stream
-
-    def close(self, stream: LogStream) -> None:
-        """Take a stream that gets no more lines from the list once all of it is visible."""
-        if not stream.delay_s:
-            stream.flush(everything=True)
 
     def run(self) -> None:
         while True:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from launchers.building import recipe_of
+from launchers.config import Backend, Mode, PreprocessJob, TrainJob
 from launchers.emulator.calls import CallsFile
 from launchers.emulator.emulated import Emulated
 from launchers.emulator.front import Front
@@ -25,6 +27,18 @@ TRUST = {
     "Statement": [
         {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"},
     ],
+}
+
+
+MANIFEST = {  # of an image without layers: "Image Manifest Version 2, Schema 2" of the Docker registry
+    "schemaVersion": 2,
+    "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+    "config": {
+        "mediaType": "application/vnd.docker.container.image.v1+json",
+        "size": 1,
+        "digest": f"sha256:{'0' * 64}",
+    },
+    "layers": [],
 }
 
 
@@ -56,13 +70,9 @@ class Server:
         self.url = self.world.endpoint = f"http://{LOOPBACK}:{self._http.server_port}"
 
     def serve(self) -> None:
-        """Answer requests until :meth:`stop`."""
+        """Answer requests as long as this process lives."""
         self.world.logs.start()
         self._http.serve_forever(poll_interval=0.1)
-
-    def stop(self) -> None:
-        """Stop answering; for another thread than the one that serves."""
-        self._http.shutdown()
 
     def close(self) -> None:
         """End all jobs and release the port."""
@@ -71,7 +81,7 @@ class Server:
 
 
 def make_ready(regions: Sequence[str]) -> None:
-    """Make what an account has that has used SageMaker before: a role for jobs, a default bucket in each region.
+    """Make what an account has that has used videolift before: a role for jobs, and in each region a bucket and images.
 
     Regions in China and those of the US government belong to accounts of their own, which have the same number here.
     """
@@ -90,3 +100,18 @@ def make_ready(regions: Sequence[str]) -> None:
         )
     for region in regions:
         s3_backends[ACCOUNT][partition_of(region)].create_bucket(f"sagemaker-{region}-{ACCOUNT}", region)
+        _have_images(region)
+
+
+def _have_images(region: str) -> None:
+    """Put the names of this version's images into the registry; what they stand for is the hosts' to know."""
+    from moto.ecr.models import ecr_backends
+
+    registry = ecr_backends[ACCOUNT][region]
+    for mode in Mode:
+        for purpose in ("preprocess", "train"):
+            settings = Backend(preprocess=PreprocessJob(mode=mode), train=TrainJob(mode=mode))
+            name, _, tag = recipe_of(settings, purpose).tag.partition(":")
+            if name not in registry.repositories:
+                registry.create_repository(name, ACCOUNT, None, {"scanOnPush": True}, "IMMUTABLE", [])
+            registry.put_image(name, json.dumps({**MANIFEST, "annotations": {"tag": tag}}), tag)

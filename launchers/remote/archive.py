@@ -114,7 +114,9 @@ def _refusal(member: tarfile.TarInfo) -> str:
         return f"is a link to {member.linkname!r}; links are not unpacked"
     if not member.isdir() and not member.isfile():
         return "is neither a file nor a folder; devices and pipes are not unpacked"
-    if member.issparse() or member.size < 0:
+    if member.size < 0:
+        return "has a size below 0"
+    if member.issparse():
         return "is sparse; pack it without --sparse"
     name = PurePosixPath(member.name).as_posix()  # ``./a`` is what `tar -C FOLDER .` writes
     if name == ".":

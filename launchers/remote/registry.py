@@ -68,7 +68,7 @@ def push_images(aws: Aws, settings: Backend, purposes: Sequence[str], console: C
 
     Args:
         purposes: those of :data:`launchers.image.PURPOSES`; one whose image is brought (``image``), or is AWS's own
-            (``mode=byos``), has nothing to send.
+            (train with ``mode=byos``), has nothing to send.
     """
     asked = list(dict.fromkeys(purposes))
     wanted = [purpose for purpose in asked if _is_ours(settings, purpose)]
@@ -334,8 +334,9 @@ def _ecr(aws: Aws, region: str) -> Any:
 
 
 def _is_ours(settings: Backend, purpose: str) -> bool:
-    resources = settings.preprocess if purpose == "preprocess" else settings.train
-    return resources.mode is Mode.byoc and resources.image is None
+    if purpose == "preprocess":
+        return settings.preprocess.image is None
+    return settings.train.image is None and settings.train.mode is Mode.byoc
 
 
 def _theirs(settings: Backend, purpose: str) -> str:

@@ -131,7 +131,8 @@ def training(
         role=site.role,
         bucket=site.bucket,
         region=site.region,
-        command=f"python3 {SCRIPT}" if ships else None,
+        # `exec`, so that the job is told when it is to stop: a shell would not pass SIGTERM on.
+        command=f"exec python3 {SCRIPT}" if ships else None,
         # A container without a network can install nothing: its image has to have it all.
         requirements=REQUIREMENTS if ships and not settings.network_isolation else None,
         source=f"{source.uri}/" if source else None,

@@ -120,6 +120,8 @@ class Replicas:
         self._here = range(rank * here, (rank + 1) * here)
         self._train = tf.function(self._step_of(self._train_replica))
         self._evaluate = tf.function(self._step_of(self._evaluate_replica))
+        self._statistics = [v for v in network.non_trainable_variables if keras.backend.is_float_dtype(v.dtype)]
+        self._mean_statistics = tf.function(self._mean)
 
     @property
     def count(self) -> int:
@@ -151,17 +153,8 @@ class Replicas:
 
     def share_statistics(self) -> None:
         """Give all replicas the mean of their moving statistics, and so one network to evaluate and to keep."""
-        own = [v for v in self._network.non_trainable_variables if keras.backend.is_float_dtype(v.dtype)]
-        if not own:
-            return
-
-        def mean() -> None:
-            context = tf.distribute.get_replica_context()
-            values = [tf.convert_to_tensor(v.value) for v in own]
-            for variable, value in zip(own, context.all_reduce(tf.distribute.ReduceOp.MEAN, values), strict=True):
-                variable.assign(value)
-
-        tf.function(lambda: self._strategy.run(mean))()
+        for variable, value in zip(self._statistics, self._mean_statistics(), strict=True):
+            variable.assign(value)
 
     def part_seeds(self) -> None:
         """Let every replica but the first drop other units; call it once, on the state that the first one had."""
@@ -211,6 +204,10 @@ class Replicas:
             return self._strategy.reduce(tf.distribute.ReduceOp.SUM, self._strategy.run(replica, values), axis=None)
 
         return step
+
+    def _mean(self) -> list[tf.Tensor]:
+        values = self._strategy.run(lambda: [tf.identity(v.value) for v in self._statistics])
+        return [self._strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None) for value in values]
 
     def _train_replica(
         self, clips: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor, size: tf.Tensor, flag: tf.Tensor

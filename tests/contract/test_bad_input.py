@@ -52,11 +52,6 @@ def test_a_run_that_does_not_exist(tmp_path: Path) -> None:
     assert "no run 'nosuch'" in refused(tmp_path, 2, "action=resume", "run=nosuch")
 
 
-@pytest.mark.parametrize("name", ["sagemaker-remote", "remote"])
-def test_backends_to_come_say_so(tmp_path: Path, name: str) -> None:
-    assert "is not built yet" in refused(tmp_path, 2, f"backend={name}")
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 1 MB."""

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests import runs
-from tests.containers import stage_processes
+from tests.under_way import UnderWay
 
 ONLY = "stages=[preprocess]"
 # Parts of one clip each and one worker: there is something to keep whenever an interruption comes.
@@ -19,9 +19,9 @@ SIZE = ("preprocess.height=1200", "preprocess.width=1600", "preprocess.depth=16"
 SLOW = (ONLY, "preprocess.workers=1", *SIZE)
 
 
-def wait_for_parts(process: subprocess.Popen[str], cwd: Path, count: int) -> list[Path]:
+def wait_for_parts(process: subprocess.Popen[str], cwd: Path, under_way: UnderWay, count: int) -> list[Path]:
     while process.poll() is None:
-        found = sorted((cwd / "outputs" / "cache").glob("*.partial/hosts/*/processing/output/*/parts/*.jsonl"))
+        found = under_way.files(cwd, "preprocess", "parts/*.jsonl")
         if len(found) >= count:
             return found
         time.sleep(0.005)
@@ -37,7 +37,7 @@ def test_1_2_and_7_hosts_give_byte_identical_arrays(tmp_path: Path, quick: list[
         cwd.mkdir()
         runs.run(*quick, *size, ONLY, f"backend.preprocess.instance_count={hosts}", cwd=cwd)
         record = runs.records(cwd)[0]
-        assert len(list((Path(record["stages"][0]["folder"]) / "hosts").iterdir())) == hosts
+        assert len(list((Path(record["stages"][0]["folder"]) / "hosts").glob("algo-*"))) == hosts
         merged.append(runs.arrays(record))
     assert len(merged[0]) == 8 + 1
     assert merged[0] == merged[1] == merged[2]
@@ -49,7 +49,7 @@ def test_more_hosts_than_clips_is_fine(tmp_path: Path, quick: list[str]) -> None
 
 
 def test_killed_at_any_moment_and_run_again_it_continues_and_gives_the_same_bytes(
-    tmp_path: Path, quick: list[str]
+    tmp_path: Path, quick: list[str], under_way: UnderWay
 ) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     straight.mkdir()
@@ -57,7 +57,7 @@ def test_killed_at_any_moment_and_run_again_it_continues_and_gives_the_same_byte
     slow = [*quick, *SLOW]
     runs.run(*slow, cwd=straight)
     process = runs.start(*slow, cwd=killed)
-    first = wait_for_parts(process, killed, 1)[0]
+    first = wait_for_parts(process, killed, under_way, 1)[0]
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     runs.wait(process)
@@ -66,7 +66,7 @@ def test_killed_at_any_moment_and_run_again_it_continues_and_gives_the_same_byte
     assert not alive, "the stage outlived its launcher"
     assert not list((killed / "outputs" / "cache").glob("*/finished.json"))
     again = runs.start(*slow, cwd=killed)
-    wait_for_parts(again, killed, 4)
+    wait_for_parts(again, killed, under_way, 4)
     assert first.stat().st_mtime_ns == kept, "a finished part was made again"
     assert runs.wait(again).code == 0
     before, after = runs.records(straight)[0], runs.records(killed)
@@ -75,9 +75,9 @@ def test_killed_at_any_moment_and_run_again_it_continues_and_gives_the_same_byte
     assert after[0]["status"] == "FINISHED"
 
 
-def test_stopped_on_one_host_it_goes_on_with_three(tmp_path: Path, quick: list[str]) -> None:
+def test_stopped_on_one_host_it_goes_on_with_three(tmp_path: Path, quick: list[str], under_way: UnderWay) -> None:
     process = runs.start(*quick, *SLOW, cwd=tmp_path)
-    wait_for_parts(process, tmp_path, 12)
+    wait_for_parts(process, tmp_path, under_way, 12)
     process.kill()
     runs.wait(process)
     runs.run(*quick, *SLOW, "backend.preprocess.instance_count=3", cwd=tmp_path)
@@ -96,10 +96,10 @@ def test_the_host_that_failed_is_told_and_not_that_the_others_were_stopped(
     assert runs.records(tmp_path)[0]["status"] == "FAILED"
 
 
-def test_a_killed_worker_is_a_clear_error_and_no_hang(tmp_path: Path, quick: list[str], backend: str) -> None:
+def test_a_killed_worker_is_a_clear_error_and_no_hang(tmp_path: Path, quick: list[str], under_way: UnderWay) -> None:
     process = runs.start(*quick, ONLY, "preprocess.workers=2", *SIZE, cwd=tmp_path)
-    wait_for_parts(process, tmp_path, 1)
-    (entry,) = stage_processes(process.pid, backend)
+    wait_for_parts(process, tmp_path, under_way, 1)
+    (entry,) = under_way.processes(process.pid)
     entry.children()[-1].kill()
     ended = runs.wait(process)
     assert ended.code == 5, ended.text
@@ -139,10 +139,12 @@ def test_a_depth_larger_than_any_video_is_one_clear_error(tmp_path: Path, quick:
     assert not list((tmp_path / "outputs" / "cache").glob("*/finished.json"))
 
 
-def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path, quick: list[str]) -> None:
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
+    tmp_path: Path, quick: list[str], under_way: UnderWay
+) -> None:
     slow = [*quick, *SLOW]
     process = runs.start(*slow, cwd=tmp_path)
-    wait_for_parts(process, tmp_path, 1)
+    wait_for_parts(process, tmp_path, under_way, 1)
     process.send_signal(signal.SIGINT)
     ended = runs.wait(process)
     assert ended.code == 130, ended.text

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests import runs
-from tests.containers import stage_processes
+from tests.under_way import UnderWay
 
 PREPROCESS = "stages=[preprocess]"
 TRAIN = "stages=[preprocess,train]"
 
 
-def wait_for_epoch(process: subprocess.Popen[str], cwd: Path, epoch: int) -> None:
+def wait_for_epoch(process: subprocess.Popen[str], cwd: Path, under_way: UnderWay, epoch: int) -> None:
     while process.poll() is None:
-        for file in (cwd / "outputs" / "cache").glob("train-*/hosts/*/output/data/events-*.jsonl"):
+        for file in under_way.files(cwd, "train", "events-*.jsonl"):
             if '"key": "loss", "value"' in file.read_text() and f'"step": {epoch},' in file.read_text():
                 return
         time.sleep(0.02)
@@ -49,7 +49,7 @@ def test_a_whole_run_leaves_what_the_contract_says(tmp_path: Path, quick: list[s
     assert "preprocess: cached" in other.out and "train: cached" not in other.out
 
 
-def test_3_epochs_kill_and_3_more_are_6_epochs(tmp_path: Path, quick: list[str], backend: str) -> None:
+def test_3_epochs_kill_and_3_more_are_6_epochs(tmp_path: Path, quick: list[str], under_way: UnderWay) -> None:
     # Epochs of some tenths of a second: the kill is sure to come before the last one.
     size = ("preprocess.height=48", "preprocess.width=48", "preprocess.depth=10")
     settings = [*quick, *size, TRAIN, "model.epoch=6", "model.dropout=true"]
@@ -58,8 +58,8 @@ def test_3_epochs_kill_and_3_more_are_6_epochs(tmp_path: Path, quick: list[str],
         cwd.mkdir()
     runs.run(*settings, cwd=straight)
     process = runs.start(*settings, cwd=killed)
-    wait_for_epoch(process, killed, 3)
-    (trainer,) = stage_processes(process.pid, backend)
+    wait_for_epoch(process, killed, under_way, 3)
+    (trainer,) = under_way.processes(process.pid)
     trainer.kill()
     assert runs.wait(process).code == 5
     again = runs.run(*settings, cwd=killed)
@@ -67,10 +67,12 @@ def test_3_epochs_kill_and_3_more_are_6_epochs(tmp_path: Path, quick: list[str],
     assert runs.metrics(runs.records(straight)[0], "train") == runs.metrics(runs.records(killed)[-1], "train")
 
 
-def test_ctrl_c_during_training_is_resumed_by_the_same_command(tmp_path: Path, quick: list[str]) -> None:
+def test_ctrl_c_during_training_is_resumed_by_the_same_command(
+    tmp_path: Path, quick: list[str], under_way: UnderWay
+) -> None:
     settings = [*quick, TRAIN, "model.epoch=40"]
     process = runs.start(*settings, cwd=tmp_path)
-    wait_for_epoch(process, tmp_path, 2)
+    wait_for_epoch(process, tmp_path, under_way, 2)
     process.send_signal(signal.SIGINT)
     assert runs.wait(process).code == 130
     assert runs.records(tmp_path)[0]["status"] == "KILLED"

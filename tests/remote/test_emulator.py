@@ -337,6 +337,7 @@ def test_a_host_that_dies_fails_the_job(account: Account) -> None:
     code = "import time; print('ready', flush=True); time.sleep(600)"
     account.train("t-dies", code, hosts=2)
     assert account.ended("Training", "t-dies")["FailureReason"] == "AlgorithmError: , exit code: 137"
+    assert set(account.log("Training", "t-dies")["algo-2"]) <= {"ready"}  # and no word of a shell's about it
 
 
 def test_capacity_that_is_not_there_fails_one_job_only(account: Account) -> None:

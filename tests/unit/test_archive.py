@@ -84,6 +84,7 @@ def test_unpacking_again_replaces_files_and_leaves_others(tmp_path: Path) -> Non
         ([special("disk", tarfile.BLKTYPE)], "'disk' is neither"),
         ([special("pipe", tarfile.FIFOTYPE)], "'pipe' is neither"),
         ([file("odd", b"", type=b"Z")], "'odd' is neither"),
+        ([special("holes", tarfile.GNUTYPE_SPARSE)], "'holes' is sparse"),
         ([file("n" * 256)], "more than 255 bytes"),
         ([file("a"), file("./a")], r"'\./a' is there twice"),
         ([file("a"), file("a/b")], "'a/b' needs a folder where a file lies"),
@@ -98,6 +99,14 @@ def test_a_hostile_member_is_refused_by_name(
     assert str(archive) in str(caught.value)
     assert caught.value.member in [info.name for info, _ in members]
     assert {path.name for path in tmp_path.rglob("*")} == {"model.tar.gz", "in", "target"}
+
+
+def test_a_size_below_zero_is_refused(tmp_path: Path) -> None:
+    info, _ = file("a", b"", size=-1024)
+    archive = tmp_path / "model.tar.gz"
+    archive.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(4096)))
+    with pytest.raises(ArchiveError, match="'a' has a size below 0"):
+        extract(archive, tmp_path / "target")
 
 
 def test_a_link_that_is_there_already_is_not_written_through(tmp_path: Path) -> None:
@@ -177,6 +186,16 @@ def test_memory_does_not_grow_with_the_files(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert (tmp_path / "target" / "zeros").stat().st_size == 100_000_000
+
+
+def test_memory_does_not_grow_with_the_members(tmp_path: Path) -> None:
+    archive = packed(tmp_path, *(special("./", tarfile.DIRTYPE) for _ in range(20_000)))
+    tracemalloc.start()
+    try:
+        assert extract(archive, tmp_path / "target") == []
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def cut_off(content: bytes) -> bytes:
