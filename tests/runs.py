@@ -29,7 +29,7 @@ class Ended:
 
 
 def start(*overrides: str, cwd: Path, **variables: str) -> subprocess.Popen[str]:
-    """Start ``python run.py`` in ``cwd``; what it keeps elsewhere can be told apart by TEST_FOLDER, which is its own."""
+    """Start ``python run.py`` in ``cwd``; TEST_FOLDER tells apart what it keeps elsewhere."""
     return subprocess.Popen(
         [sys.executable, str(RUN), *overrides],
         cwd=cwd,
