@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # uv installs the lock file in seconds; it is fetched by pip into a folder of its own where the machine has none.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-.PHONY: help setup run test test-containers ui lint format bench lock clean
+.PHONY: help setup run remote-demo test test-remote test-containers ui lint format bench lock clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -20,6 +20,9 @@ $(VENV)/.ready: requirements.lock
 
 run: setup ## the main job on embedded data
 	$(BIN)/python run.py
+
+remote-demo: setup ## the same as jobs on SageMaker, against an emulator of it on this machine
+	$(BIN)/python -m launchers.emulator -- $(BIN)/python run.py backend=remote backend.role=videolift-job backend.poll_s=1
 
 ui: setup ## MLflow UI on loopback over outputs/mlflow.db
 	$(BIN)/python -m launchers.ui --outputs "$(OUTPUTS)" --port $(PORT)
@@ -39,7 +42,12 @@ test: setup ## all tests
 	$(BIN)/pytest tests/stage --session-timeout=900
 	$(BIN)/pytest tests/contract --session-timeout=900
 	$(BIN)/pytest tests/e2e --timeout=1200 --session-timeout=2700
+	$(MAKE) test-remote
 	$(MAKE) test-containers
+
+test-remote: setup ## backend=remote against the emulator
+	$(BIN)/pytest tests/remote --session-timeout=1500
+	$(BIN)/pytest tests/contract --backend sagemaker-remote --session-timeout=1200
 
 test-containers: setup ## the suite against real containers
 	$(BIN)/pytest tests/contract tests/docker --backend sagemaker-local --timeout=600 --session-timeout=1800

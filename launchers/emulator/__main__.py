@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -15,18 +17,23 @@ from launchers.emulator.choice import EmulatorError, choose_hosts
 from launchers.emulator.environment import READY, environment, shell_lines
 from launchers.emulator.server import LOOPBACK, REGION, Server, make_ready
 
+LOOK_S = 0.2  # between two looks at a program that runs
+
 
 def main() -> int:
     arguments = _arguments()
     if arguments.print_env:
         print(shell_lines(environment(f"http://{LOOPBACK}:{arguments.port}")))
         return 0
+    shell = dict(os.environ)
     _forget_aws()
     root = (arguments.root or Path(tempfile.mkdtemp(prefix="videolift-emulator-"))).resolve()
     ended = threading.Event()
 
-    def end(_number: int, _frame: FrameType | None) -> None:
-        ended.set()
+    def end(number: int, _frame: FrameType | None) -> None:
+        # A terminal's Ctrl-C reaches a program that we run by itself.
+        if number == signal.SIGTERM or not arguments.command:
+            ended.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
@@ -47,8 +54,13 @@ def main() -> int:
         make_ready(arguments.region or [REGION])
     thread = threading.Thread(target=server.serve, daemon=True, name="server")
     thread.start()
-    print(f"{READY}{server.url}\nhosts: {hosts.name}; files: {root}\n\nIn another shell:\n")
-    print(shell_lines(environment(server.url)), flush=True)
+    print(f"{READY}{server.url}\nhosts: {hosts.name}; files: {root}\n", flush=True)
+    if arguments.command:
+        try:
+            return _run(arguments.command, shell, environment(server.url), ended)
+        finally:
+            server.close()
+    print(f"In another shell:\n\n{shell_lines(environment(server.url))}", flush=True)
     if arguments.until_stdin_closes:
         threading.Thread(target=_watch_stdin, args=(ended,), daemon=True).start()
     try:
@@ -56,6 +68,17 @@ def main() -> int:
     finally:
         server.close()
     return 0
+
+
+def _run(command: list[str], shell: Mapping[str, str], variables: Mapping[str, str], ended: threading.Event) -> int:
+    """Run a program for which this is AWS, and return its exit code; what ends the emulator ends the program."""
+    others = {name: value for name, value in shell.items() if not name.startswith("AWS_")}
+    with subprocess.Popen(command, env={**others, **variables}) as process:
+        while process.poll() is None:
+            if ended.wait(LOOK_S):
+                process.terminate()
+                ended.clear()
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
 def _forget_aws() -> None:
@@ -106,6 +129,7 @@ def _arguments() -> argparse.Namespace:
         action="store_true",
         help="print the `export` lines for the emulator at --port, for a shell's eval, and end",
     )
+    parser.add_argument("command", nargs="*", help="after --: a program to run for which this is AWS, and end with it")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end at the end of stdin as well")
     arguments = parser.parse_args()
     if arguments.print_env and not arguments.port:

@@ -113,5 +113,5 @@ def _have_images(region: str) -> None:
             settings = Backend(preprocess=PreprocessJob(mode=mode), train=TrainJob(mode=mode))
             name, _, tag = recipe_of(settings, purpose).tag.partition(":")
             if name not in registry.repositories:
-                registry.create_repository(name, ACCOUNT, None, {"scanOnPush": True}, "IMMUTABLE", [])
+                registry.create_repository(name, ACCOUNT, {}, {"scanOnPush": True}, "IMMUTABLE", [])
             registry.put_image(name, json.dumps({**MANIFEST, "annotations": {"tag": tag}}), tag)

@@ -51,7 +51,7 @@ def build(shape, classes, synchronized, dropout):
     return keras.Sequential([
         keras.Input(shape, dtype="uint8"),
         keras.layers.Rescaling(1 / 255),
-        keras.layers.Conv3D(4, 3, kernel_regularizer="l2"),
+        keras.layers.Conv3D(4, 3, use_bias=False, kernel_regularizer="l2"),  # a bias here has no gradient but noise
         keras.layers.BatchNormalization(synchronized=synchronized),
         keras.layers.Flatten(),
         keras.layers.Dropout(dropout),
