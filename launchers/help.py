@@ -13,6 +13,7 @@ ACTIONS = {
     Action.resume: "go on with an unfinished run: action=resume run=ID",
     Action.sync: "record in MLflow what could not be recorded: action=sync run=ID",
     Action.build: "build the images of backend=sagemaker-local",
+    Action.push: "send the images of backend=remote to the account's registry",
 }
 # The settings used most, each with an override that can be typed as it stands.
 SETTINGS = {

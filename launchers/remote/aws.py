@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launchers.config import Backend
@@ -13,6 +14,7 @@ from videolift.errors import ConfigError, VideoliftError
 
 if TYPE_CHECKING:
     import boto3
+    import botocore.session
     from botocore.exceptions import ClientError
 
 ATTEMPTS = 8  # of one call, with botocore's own back-off between them
@@ -22,6 +24,9 @@ EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefr
 NOT_VALID = {"InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "403"}
 THROTTLED = {"Throttling", "ThrottlingException", "TooManyRequestsException", "SlowDown", "RequestLimitExceeded"}
+# How files of an instance of EC2 begin: "Detect whether a host is an EC2 instance" in the EC2 user guide.
+OF_EC2 = {"devices/virtual/dmi/id/board_asset_tag": "i-", "hypervisor/uuid": "ec2"}
+METADATA_ENDPOINTS = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE")
 
 
 class AwsError(VideoliftError):
@@ -48,12 +53,18 @@ class Aws:
         self._clients: dict[str, Any] = {}
 
     @cached_property
+    def _core(self) -> botocore.session.Session:
+        import botocore.session
+
+        return botocore.session.Session(profile=self.settings.profile)
+
+    @cached_property
     def session(self) -> boto3.Session:
         import boto3
         from botocore.exceptions import BotoCoreError
 
         try:
-            return boto3.Session(profile_name=self.settings.profile, region_name=self.settings.region)
+            return boto3.Session(botocore_session=self._core, region_name=self.settings.region)
         except BotoCoreError as error:
             raise ConfigError(f"backend.profile: {error}; see ~/.aws/config, or leave it out") from error
 
@@ -69,11 +80,17 @@ class Aws:
         return str(found)
 
     def has_credentials(self) -> bool:
-        """Tell whether the default chain finds any; whether they are valid is the service's to say."""
+        """Tell whether the default chain finds any; whether they are valid is the service's to say.
+
+        Asks the metadata service where there is one only: a plan without credentials reaches for nothing.
+        """
         from botocore.exceptions import BotoCoreError
 
+        session = self.session
         try:
-            return self.session.get_credentials() is not None
+            if "account" not in vars(self) and not has_metadata_service():
+                self._core.get_component("credential_provider").remove("iam-role")
+            return session.get_credentials() is not None
         except BotoCoreError:
             return False
 
@@ -98,6 +115,19 @@ class Aws:
             )
             self._clients[service] = self.session.client(service, region_name=self.region, config=config)
         return self._clients[service]
+
+
+def has_metadata_service(system: Path = Path("/sys")) -> bool:
+    """Tell whether this is an instance of EC2, or something is named that stands for its metadata service."""
+    if any(os.environ.get(name) for name in METADATA_ENDPOINTS):
+        return True
+    for name, beginning in OF_EC2.items():
+        try:
+            if (system / name).read_text(encoding="utf-8", errors="replace").lower().startswith(beginning):
+                return True
+        except OSError:  # another machine, or nothing that this user may read
+            continue
+    return False
 
 
 @contextmanager

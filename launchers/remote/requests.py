@@ -25,7 +25,9 @@ CODE_CHANNEL = "code"
 SCRIPT = "stage.py"
 REQUIREMENTS = "requirements.txt"
 MAX_HYPERPARAMETERS = 100
-MAX_HYPERPARAMETER = 2500  # characters
+MAX_HYPERPARAMETER_KEY, MAX_HYPERPARAMETER = 256, 2500  # characters
+# Quotes, as they are and as JSON has them, end a text that the SDK's start script exports; the service takes no lines.
+NOT_IN_HYPERPARAMETERS = re.compile(r"'|\\u0027|[\n\r\x85\u2028\u2029]")
 NUMBER = r"([-+0-9.eE]+)"
 CURVES = ("loss", "accuracy", "val_loss", "val_accuracy", "test_accuracy", "samples_per_second")
 MAX_WAIT_MARGIN_S = 3600  # that a spot job may wait for capacity, where nothing is said
@@ -175,9 +177,9 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from _flat(inner, f"{prefix}_{key}" if prefix else str(key))
     elif value is not None and value != []:
-        key = re.sub(r"[^A-Za-z0-9_]", "_", prefix)
-        text = value if isinstance(value, str) else json.dumps(value)
-        yield key, re.sub(r"['\n\r]", " ", text)
+        key = re.sub(r"[^A-Za-z0-9_]", "_", prefix)[:MAX_HYPERPARAMETER_KEY]
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield key, NOT_IN_HYPERPARAMETERS.sub(" ", text)
 
 
 def metric_definitions() -> dict[str, str]:

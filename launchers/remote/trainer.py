@@ -26,15 +26,23 @@ if TYPE_CHECKING:
 
 DRIVERS_CHANNEL = "sm_drivers"  # sagemaker.train.constants.SM_DRIVERS
 CODE_CHANNEL = "code"  # sagemaker.train.constants.SM_CODE
-# sagemaker.core.config: the file named by this variable beats the user's own. Its telemetry calls a server of AWS's.
-CONFIG_VARIABLE = "SAGEMAKER_USER_CONFIG_OVERRIDE"
+# sagemaker.core.config: files named by these variables are read instead of those of the user and of the machine. Its
+# telemetry calls a server of AWS's.
+CONFIG_VARIABLES = ("SAGEMAKER_ADMIN_CONFIG_OVERRIDE", "SAGEMAKER_USER_CONFIG_OVERRIDE")
 QUIET = "SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n"
 BUCKETS = (  # Amazon S3 API Reference, ListBuckets
     "<ListAllMyBucketsResult><Buckets><Bucket><Name>{}</Name><CreationDate>2020-01-01T00:00:00Z</CreationDate></Bucket>"
     "</Buckets></ListAllMyBucketsResult>"
 )
-# Of the SDK: no simulation of what the role may do, which needs a right that a person may not have.
-ENVIRONMENT = {"SAGEMAKER_VALIDATE_ROLE": "false", "AWS_EC2_METADATA_DISABLED": "true"}
+ENVIRONMENT = {
+    # Of the SDK: no simulation of what the role may do, which needs a right that a person may not have.
+    "SAGEMAKER_VALIDATE_ROLE": "false",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    # Nothing is sent, so that nobody's profile is needed, nor may a broken one be in the way.
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
+NOT_IN_ENVIRONMENT = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,7 @@ def capture(training: Training) -> Captured:
     """
     with _quiet():
         import boto3
+        from botocore.exceptions import ParamValidationError
         from pydantic import ValidationError
 
         captured = Captured()
@@ -119,7 +128,7 @@ def capture(training: Training) -> Captured:
         session.events.register("before-send.*.*", service.answer)
         try:
             _train(session, training)
-        except (ValidationError, ValueError) as error:
+        except (ValidationError, ParamValidationError, ValueError) as error:
             raise ConfigError(f"the SageMaker SDK refuses the training job: {error}") from error
         return _put_right(captured, service.name, training)
 
@@ -167,7 +176,8 @@ def _train(session: boto3.Session, training: Training) -> None:
         output_data_config=output,
         environment=dict(training.environment),
         hyperparameters=dict(training.hyperparameters),
-        tags=[Tag(key=key, value=value) for key, value in training.tags.items()],
+        # One without a value would be sent with none at all, which the service refuses; see _put_right.
+        tags=[Tag(key=key, value=value) for key, value in training.tags.items() if value],
         **given,
     )
     if training.metrics:
@@ -179,11 +189,12 @@ def _train(session: boto3.Session, training: Training) -> None:
 
 
 def _put_right(captured: Captured, name: str, training: Training) -> Captured:
-    """Give the job our name, and put the SDK's files where they stay the same for every job."""
+    """Give the job our name and all tags, and put the SDK's files where they stay the same for every job."""
     from videolift.plan import digest_of
 
     digest = digest_of({path: content.hex() for path, content in captured.drivers.items()})[:16]
     request: dict[str, Any] = json.loads(json.dumps(captured.request).replace(name, training.name))
+    request["Tags"] = [{"Key": key, "Value": value} for key, value in training.tags.items()]
     for channel in request.get("InputDataConfig", []):
         if channel["ChannelName"] == DRIVERS_CHANNEL:
             channel["DataSource"]["S3DataSource"]["S3Uri"] = f"{training.drivers}/sdk-{digest}/"
@@ -257,20 +268,23 @@ def _answered(request: Any, content: dict[str, Any] | str, status: HTTPStatus = 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the SDK from calling home, from reading the user's defaults and from telling what it does."""
+    """Keep the SDK from calling home, from reading anybody's defaults and from telling what it does."""
     import logging
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(QUIET, encoding="utf-8")
-        wanted = {**ENVIRONMENT, CONFIG_VARIABLE: str(file)}
-        before = {name: os.environ.get(name) for name in wanted}
+        wanted = {**ENVIRONMENT, **dict.fromkeys(CONFIG_VARIABLES, str(file))}
+        before = {name: os.environ.get(name) for name in (*wanted, *NOT_IN_ENVIRONMENT)}
+        disabled = logging.root.manager.disable
         os.environ.update(wanted)
-        logging.disable(logging.WARNING)
+        for name in NOT_IN_ENVIRONMENT:
+            os.environ.pop(name, None)
+        logging.disable(max(disabled, logging.WARNING))
         try:
             yield
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(disabled)
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)
