@@ -26,14 +26,16 @@ def local_overrides(config: Config, stages: list[str]) -> list[str]:
     """Return what to say to run some stages of an experiment with ``backend=local``, and what they need before them."""
     from launchers.planning import planned_names
 
-    asked, default = to_plain(config), to_plain(Config())
     words = ["backend=local", f"stages=[{','.join(planned_names(stages))}]", "tracking=none"]
     hosts = config.backend.preprocess.instance_count
     words += [f"backend.preprocess.instance_count={hosts}"] if hosts > 1 else []
-    for key, value in asked.items():
-        if key not in LEFT_OUT:
-            words += _changed(key, value, default[key])
-    return words
+    return words + changed({key: value for key, value in to_plain(config).items() if key not in LEFT_OUT})
+
+
+def changed(settings: dict[str, Any]) -> list[str]:
+    """Return how one types those of some settings that are not the default."""
+    default = to_plain(Config())
+    return [word for key, value in settings.items() for word in _changed(key, value, default[key])]
 
 
 def _changed(key: str, value: Any, default: Any) -> Iterator[str]:

@@ -27,10 +27,10 @@ from launchers.outputs import Outputs
 from launchers.parity import PARITY_FILE, differences, parity_table, to_csv
 from launchers.planning import KINDS, NEEDS, PlannedStage, finished_stages, planned_names, prepare_stage
 from launchers.preparing import Prepared, find_backend, make_ready, prepare
-from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, StageRecord, Status
+from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, StageRecord, Status, is_detached
 from launchers.redaction import redacted, redacted_text
 from videolift import events
-from videolift.errors import ConfigError, DataError, StageError, Stopped, as_expected
+from videolift.errors import ConfigError, DataError, StageError, Stopped, VideoliftError, as_expected
 from videolift.events import Event
 from videolift.parts import INDEX_FILE, merge, read_index, refuse_too_many_bad
 from videolift.plan import from_plain, to_plain
@@ -290,7 +290,7 @@ class _Run:
             return self._outputs.run(self._config.run).load()
         for file in sorted(self._outputs.runs.glob("*/run.json"), reverse=True):
             record = RunFolder(file.parent).load()
-            left = record.status is Status.KILLED or record.tags.get(DETACHED_TAG) == DETACHED
+            left = record.status is Status.KILLED or is_detached(record)
             if record.fingerprint == self._fingerprint and left:
                 return record
         return None
@@ -350,6 +350,7 @@ class _Run:
         records = {stage.name: stage for _, stage in waiting}
         outputs = {stage.plan.stage: stage.folder.first.output for stage in prepared}
         first = waiting[0][0].name
+        come_back = _come_back(config, folder.path.name)
 
         def on_event(event: Event) -> None:
             # Files are taken up at the end, from the place where they stay.
@@ -360,17 +361,17 @@ class _Run:
         job = backend.submit(prepared, self._console)
         with self._closing(job), JobDisplay(self._console, [s.plan.stage for s in job.stages]) as display:
             if job.lasting and not config.backend.wait:
-                raise Detached(f"the job was submitted and goes on; come back with: {self._come_back(folder)}")
+                raise Detached(f"the job was submitted and goes on; come back with: {come_back}")
             try:
                 follow(
                     *(job, display, folder.path / f"{first}.log", on_event),
                     grace_s=config.backend.grace_s,
                     on_interrupt=config.backend.on_interrupt,
-                    come_back=self._come_back(folder),
+                    come_back=come_back,
                     alone=partial(commands.alone, config),
                 )
             except LostTouch as error:
-                lost = Detached(f"{error}\n  the job goes on; come back with: {self._come_back(folder)}")
+                lost = Detached(f"{error}\n  the job goes on; come back with: {come_back}")
                 lost.exit_code = error.exit_code
                 raise lost from error
             except StageError:
@@ -397,11 +398,6 @@ class _Run:
         }
         return prepare_stage(planned, Path(stage.folder), self._prepared.manifest, self._prepared.data, inputs)
 
-    def _come_back(self, folder: RunFolder) -> str:
-        words = ["action=resume", f"run={folder.path.name}"]
-        words += [f"outputs={self._config.outputs}"] if self._config.outputs != Config.outputs else []
-        return f"python run.py {shlex.join(words)}"
-
     @contextmanager
     def _closing(self, job: Job) -> Iterator[None]:
         try:
@@ -411,7 +407,7 @@ class _Run:
         except BaseException:
             try:
                 job.close()
-            except StageError as error:  # what went wrong first is what the run ends with
+            except VideoliftError as error:  # what went wrong first is what the run ends with
                 self._console.print(f"cleaning up: {error}", style="yellow", soft_wrap=True)
             raise
         job.close()
@@ -461,8 +457,21 @@ def _tracker(config: Config, outputs: Outputs, folder: RunFolder) -> Tracker:
 def _close_dead_runs(console: Console, outputs: Outputs, config: Config) -> None:
     from launchers import tracking
 
+    for run_id in tracking.leave_lasting(outputs.root, config.tracking):
+        console.print(
+            f"run {run_id} was left by a launcher that died, and its job goes on; come back with: "
+            f"{_come_back(config, run_id)}",
+            soft_wrap=True,
+        )
     for run_id in tracking.close_dead(outputs.root, config.tracking):
         console.print(f"run {run_id} was left by a launcher that died; it is marked KILLED", soft_wrap=True)
+
+
+def _come_back(config: Config, run_id: str) -> str:
+    """Return the command that goes on with a run, recording it where this one is."""
+    words = ["action=resume", f"run={run_id}", *commands.changed({"outputs": config.outputs})]
+    recorded = redacted(to_plain(config.tracking))
+    return f"python run.py {shlex.join([*words, *commands.changed({'tracking': recorded})])}"
 
 
 def _open_with(config: Config, record: RunRecord) -> str | None:

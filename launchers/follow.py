@@ -63,7 +63,8 @@ def follow(
                 for host, line in lines:
                     event = events.parse(line)
                     if event is not None and event["type"] == "end":
-                        said[host].stage = str(event["stage"])
+                        if not event["exit_code"]:
+                            said[host].done.add(str(event["stage"]))
                     elif event is None:
                         said[host].tail.append(line)
                         log.write(f"{host}: {line}\n")
@@ -93,7 +94,7 @@ def follow(
         raise Stopped(f"{names} was stopped; the same command goes on from there")
     if failed:
         told = said[failed[0].host]
-        stage = next((s for s in job.stages if s.plan.stage == told.stage), job.stages[0])
+        stage = next((s for s in job.stages if s.plan.stage not in told.done), job.stages[-1])
         raise failure(stage, failed[0], told, log_file, alone(stage))
 
 
@@ -109,14 +110,14 @@ def _second_thought() -> bool:
 class _Said:
     """What one host told last."""
 
-    stage: str = ""  # that ended last
+    done: set[str] = field(default_factory=set)  # stages
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     clips: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN_CLIPS))  # begun last
 
 
 def failure(stage: Stage, end: HostEnd, said: _Said, log_file: Path, alone: str) -> StageError:
     """Return what to tell about a failed host: its own clear error, or all that helps to find a defect."""
-    where = stage.plan.stage + (f" on {end.host}" if len(stage.hosts) > 1 else "")
+    where = stage.plan.stage + (f" on {end.host}" if len(stage.hosts) > 1 and end.host in stage.hosts else "")
     if end.exit_code in OWN_EXIT_CODES and end.failure:
         error = StageError("\n".join([f"{where}: {end.failure}", *([end.remark] if end.remark else [])]))
         error.exit_code = end.exit_code

@@ -102,7 +102,10 @@ def _determinants(
     inputs = {stage: ids[stage] for stage in NEEDS[name]}
     if name == "train":
         settings = {**to_plain(model), "builder": _builder_determinants(model, builder)}
-        return {"inputs": inputs, "settings": settings, "seed": config.seed, "manifest": manifest.digest}
+        hosts = config.backend.train.instance_count
+        # Each host drops units of its own, and sums are rounded in another order.
+        divided = {"hosts": hosts} if hosts > 1 else {}
+        return {"inputs": inputs, "settings": settings, "seed": config.seed, "manifest": manifest.digest, **divided}
     return {"inputs": inputs}
 
 

@@ -62,6 +62,11 @@ class RunRecord:
     synced: bool = False  # everything above is in MLflow
 
 
+def is_detached(record: RunRecord) -> bool:
+    """Tell whether a run goes on without its launcher."""
+    return record.tags.get(DETACHED_TAG) == DETACHED
+
+
 class RunFolder:
     """``outputs/runs/<id>/``."""
 

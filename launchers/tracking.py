@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 from launchers import mlflow_store as store
 from launchers import provenance
 from launchers.reachability import why_unreachable
-from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, StageRecord, Status
+from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, StageRecord, Status, is_detached
 from launchers.redaction import redacted_text
+from launchers.remote.job import HANDLE
 from videolift.errors import VideoliftError
 from videolift.events import Event
 
@@ -184,23 +185,37 @@ def _record_all(record: RunRecord, folder: RunFolder, tracking: Tracking, output
     folder.save(record)
 
 
+def leave_lasting(outputs: Path, tracking: Tracking) -> list[str]:
+    """Mark runs as detached whose launcher died before a job that goes on without it, and return their ids."""
+    left = [folder for folder in _abandoned(outputs) if _leave(folder)]
+    _sync_here(left, tracking, outputs)
+    return [folder.path.name for folder in left]
+
+
 def close_dead(outputs: Path, tracking: Tracking) -> list[str]:
     """Mark runs KILLED whose launcher died, here and in MLflow, and return their ids.
 
-    Without any, MLflow is not imported.
+    Those that are detached are not dead. Without any, MLflow is not imported.
     """
-    closed = []
+    closed = [folder for folder in _abandoned(outputs) if _close(folder)]
+    _sync_here(closed, tracking, outputs)
+    return [folder.path.name for folder in closed]
+
+
+def _abandoned(outputs: Path) -> Iterator[RunFolder]:
+    """Yield runs that seem to run while no process holds them; each is held meanwhile."""
     for file in sorted((outputs / "runs").glob("*/run.json")):
         if f'"{Status.RUNNING.value}"' not in file.read_text(encoding="utf-8"):
             continue
         folder = RunFolder(file.parent)
         with folder.held() as mine:
-            if mine and _close(folder):
-                closed.append(file.parent.name)
-    if closed and tracking.enabled:
-        folders = [RunFolder(outputs / "runs" / name) for name in closed]
-        _sync_all([folder for folder in folders if _belongs_here(folder.load(), tracking, outputs)], tracking, outputs)
-    return closed
+            if mine:
+                yield folder
+
+
+def _sync_here(folders: Sequence[RunFolder], tracking: Tracking, outputs: Path) -> None:
+    if folders and tracking.enabled:
+        _sync_all([f for f in folders if _belongs_here(f.load(), tracking, outputs)], tracking, outputs)
 
 
 def _belongs_here(record: RunRecord, tracking: Tracking, outputs: Path) -> bool:
@@ -217,9 +232,19 @@ def _belongs_here(record: RunRecord, tracking: Tracking, outputs: Path) -> bool:
     return False
 
 
+def _leave(folder: RunFolder) -> bool:
+    record = folder.load()
+    under_way = [Path(stage.folder) / HANDLE for stage in record.stages if stage.status is Status.RUNNING]
+    if record.status is not Status.RUNNING or is_detached(record) or not any(file.is_file() for file in under_way):
+        return False
+    record.tags[DETACHED_TAG] = DETACHED
+    folder.save(record)
+    return True
+
+
 def _close(folder: RunFolder) -> bool:
     record = folder.load()
-    if record.status is not Status.RUNNING or record.tags.get(DETACHED_TAG) == DETACHED:
+    if record.status is not Status.RUNNING or is_detached(record):
         return False
     record.status, record.synced = Status.KILLED, False
     record.ended = _last_sign_of_life(folder, record)

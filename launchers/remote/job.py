@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -21,15 +23,16 @@ from launchers.remote.download import download_file, download_prefix
 from launchers.remote.logs import Logs
 from launchers.remote.s3 import Location, exists
 from launchers.remote.state import State
-from videolift.entry import STOPPED_EXIT_CODE
+from videolift.entry import SIGNALLED, STOPPED_EXIT_CODE
 from videolift.errors import StageError
 from videolift.events import PREFIX, Event, Events, parse, read
 from videolift.workspace import Kind
 
 SERVICE = "service"  # what stands in place of a host for what SageMaker itself says
-HANDLE = "job.json"  # in the folder of a stage under way: the job that computes it
+HANDLE = "job.json"  # in the folder of a stage: the job that computes it, or did
+FETCHED = ".fetched-"  # begins the name of a folder beside it, until all has arrived
 LONGEST_BACK_OFF_S = 60.0
-QUIET_POLLS = 3  # without a line, after which an ended job is taken to have said everything
+QUIET_S = 10.0  # without a line, after which an ended job is taken to have said everything
 TRANSIENT = {*THROTTLED, "500", "503", "InternalFailure", "InternalServerError", "InternalError", "ServiceUnavailable"}
 UNKNOWN_EXIT_CODE = 1
 
@@ -92,23 +95,31 @@ class RemoteJob:
                 self._collect(self._state)
             except AwsError as error:
                 raise LostTouch(f"the job is completed, but its results are not here yet: {error}") from error
-            self._collected = True
 
     def _rest(self, poll_s: float) -> Iterator[tuple[str, str]]:
         """Yield what comes late: lines reach CloudWatch some seconds after they were printed."""
-        quiet = 0
-        while not self._all_said() and quiet < QUIET_POLLS:
-            time.sleep(poll_s)
-            quiet += 1
+        assert self._state is not None
+        heard = time.monotonic()
+        while self._state.has_run:
+            was_all = self._all_said()
+            told = False
             for line in self._new(describing=False):
-                quiet = 0
+                told = True
                 yield line
+            if told:
+                heard = time.monotonic()
+            elif was_all or time.monotonic() - heard > QUIET_S:
+                return
+            time.sleep(poll_s)
 
     def _all_said(self) -> bool:
+        """Tell whether every host said how it ended; of a failed job one with a reason of its own is enough."""
         assert self._state is not None
-        if self._state.status != "Completed":
-            return any(event["exit_code"] for event in self._ends.values())
-        return {host for host, _ in self._ends} >= set(self._state.hosts)
+        if self._state.status == "Failed":
+            return any(event["exit_code"] not in (0, STOPPED_EXIT_CODE) for event in self._ends.values())
+        last = self.stages[-1].plan.stage
+        told = {host for host, stage in self._ends if stage == last or host != self._state.hosts[0]}
+        return told >= set(self._state.hosts)
 
     def _new(self, *, describing: bool) -> Iterator[tuple[str, str]]:
         """Yield what is new; a service that does not answer for a while is asked again later."""
@@ -177,7 +188,7 @@ class RemoteJob:
         found = self._state
         assert found is not None and found.ended
         bad = sorted((e for e in self._ends.values() if e["exit_code"]), key=lambda e: float(e["time"]))
-        told = [HostEnd(str(e["host"]), int(e["exit_code"]), str(e["reason"])) for e in bad]
+        told = [self._end(str(e["host"]), int(e["exit_code"]), str(e["reason"])) for e in bad]
         if found.status == "Completed":
             return told
         if found.status == "Stopped":
@@ -186,43 +197,53 @@ class RemoteJob:
         return failed or [self._as_told_by_the_service(found)]
 
     def _as_told_by_the_service(self, found: State) -> HostEnd:
-        code = found.exit_code
         reason = found.message or found.failure
-        if code is not None and code > STOPPED_EXIT_CODE - 15:  # 128 + a signal's number
-            code = 128 - code
-        return HostEnd(found.hosts[0], code or UNKNOWN_EXIT_CODE, reason, _remedy(found.failure))
+        if found.exit_code is None:  # no host failed
+            return HostEnd(SERVICE, StageError.exit_code, reason, _remedy(found.failure))
+        told = {host for host, _ in self._ends}
+        silent = [host for host in found.hosts if host not in told]  # a host that was killed could say nothing
+        return self._end([*silent, *found.hosts][0], found.exit_code or UNKNOWN_EXIT_CODE, reason)
+
+    def _end(self, host: str, code: int, reason: str) -> HostEnd:
+        if code <= SIGNALLED or code == STOPPED_EXIT_CODE:
+            return HostEnd(host, code, reason)
+        key = "preprocess" if self._handle.kind is Kind.processing else "train"
+        larger = f"choose a larger backend.{key}.instance_type" if code == SIGNALLED + signal.SIGKILL else ""
+        return HostEnd(host, SIGNALLED - code, reason, larger)
 
     def _collect(self, found: State) -> None:
-        """Bring the results into the stages' folders."""
+        """Bring the results into the stages' folders, in place of what an earlier try left there."""
         s3, output = self._aws.client("s3"), Location.parse(found.output)
         if found.kind is Kind.processing:
             (stage,) = self.stages
             self.stages = [replace(stage, hosts=found.hosts)]
             for host in found.hosts:
-                space = self.stages[0].workspace(host, {})
-                download_prefix(s3, output / host, space.output)
+                folder = self.stages[0].workspace(host, {}).output
+                names = download_prefix(s3, output / host, folder).names
+                for file in (f for f in folder.rglob("*") if f.is_file()):
+                    if file.relative_to(folder).as_posix() not in names:
+                        file.unlink()
         else:
             self._unpack(s3, output)
         self._note_service(found)
+        self._collected = True
         self._find_finished()
 
     def _unpack(self, s3: Any, output: Location) -> None:
-        by_name = {stage.plan.stage: stage for stage in self.stages}
-        with tempfile.TemporaryDirectory(dir=self.stages[0].folder.path, prefix=".fetched-") as folder:
-            if "train" in by_name:
-                download_file(s3, output / "model.tar.gz", Path(folder) / "model.tar.gz")
-                extract(Path(folder) / "model.tar.gz", by_name["train"].folder.first.model)
-            if exists(s3, output / "output.tar.gz"):
-                download_file(s3, output / "output.tar.gz", Path(folder) / "output.tar.gz")
-                extract(Path(folder) / "output.tar.gz", Path(folder) / "output")
-            for name, stage in by_name.items():
-                place = stage.folder.first.output
-                place.mkdir(parents=True, exist_ok=True)
-                for file in (Path(folder) / "output" / name).rglob("*"):
-                    if file.is_file():
-                        target = place / file.relative_to(Path(folder) / "output" / name)
-                        target.parent.mkdir(parents=True, exist_ok=True)
-                        file.replace(target)
+        for left in self.stages[0].folder.path.glob(f"{FETCHED}*"):
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=self.stages[0].folder.path, prefix=FETCHED) as name:
+            folder = Path(name)
+            trained = [stage.folder.first for stage in self.stages if stage.plan.stage == "train"]
+            there = ["output"] if exists(s3, output / "output.tar.gz") else []
+            for archive in [*there, *(["model"] if trained else [])]:
+                file = folder / f"{archive}.tar.gz"
+                download_file(s3, output / file.name, file)
+                extract(file, folder / archive)
+            for stage in self.stages:
+                _put(folder / "output" / stage.plan.stage, stage.folder.first.output)
+            for space in trained:
+                _put(folder / "model", space.model)
 
     def _note_service(self, found: State) -> None:
         """Keep what the service says of the job with what the hosts say, so that it is recorded whenever they are."""
@@ -269,13 +290,25 @@ class RemoteJob:
             self.finished.append(stage)
 
     def close(self) -> None:
-        """Leave nothing running, and forget the job unless its results are still to be brought back."""
+        """Leave nothing running, and forget the job where no other run can get anything from it.
+
+        That of a finished stage is kept: its results may still have to be put to use, and it says whose they are.
+        """
         found = self._state
         if found is None or not found.ended:
             self.stop(0)
         elif found.status != "Completed" or self._collected:
-            for stage in self.stages:
+            finished = {stage.plan.id for stage in self.finished}
+            for stage in (s for s in self.stages if s.plan.id not in finished):
                 (stage.folder.path / HANDLE).unlink(missing_ok=True)
+
+
+def _put(fetched: Path, place: Path) -> None:
+    """Put a folder that was fetched, which may be missing, in its place."""
+    if fetched.is_dir():
+        shutil.rmtree(place, ignore_errors=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        fetched.replace(place)
 
 
 def _remedy(failure: str) -> str:

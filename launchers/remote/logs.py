@@ -8,6 +8,7 @@ IAM actions: logs:DescribeLogStreams, logs:GetLogEvents.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ class Logs:
         self._group = GROUPS[kind]
         self._job = job
         self._tokens: dict[str, str | None] = {}  # by stream
+        self._waiting: deque[tuple[str, str]] = deque()  # read, and maybe not taken: whoever takes may be interrupted
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """Yield (host, line) for what is new.
@@ -35,8 +37,14 @@ class Logs:
         """
         for stream in self._streams():
             self._tokens.setdefault(stream, None)
+        yield from self._taken()
         for stream in self._tokens:
             yield from self._of_stream(stream)
+
+    def _taken(self) -> Iterator[tuple[str, str]]:
+        while self._waiting:
+            yield self._waiting[0]
+            self._waiting.popleft()
 
     def _streams(self) -> list[str]:
         from botocore.exceptions import ClientError
@@ -67,8 +75,8 @@ class Logs:
                     startFromHead=True,
                     **({"nextToken": token} if token else {}),
                 )
-            for event in page["events"]:
-                yield host, event["message"].rstrip("\n")
             self._tokens[stream] = page["nextForwardToken"]
+            self._waiting.extend((host, event["message"].rstrip("\n")) for event in page["events"])
+            yield from self._taken()
             if page["nextForwardToken"] == token:
                 return

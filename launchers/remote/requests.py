@@ -167,8 +167,10 @@ def hyperparameters(plan: Plan) -> dict[str, str]:
 
     The SDK's start script exports each as a shell variable: a quote in a value, or a dot in a key, would end the job.
     """
-    groups = {"model": plan.model, "preprocess": plan.preprocess, "seed": plan.seed}
-    flat = dict(_flat(to_plain(groups)))
+    model = to_plain(plan.model)
+    own = model.pop("args")  # last: of too many, these are left out
+    groups = {"model": model, "preprocess": to_plain(plan.preprocess), "seed": plan.seed, "model_args": own}
+    flat = dict(_flat(groups))
     return {key: value[:MAX_HYPERPARAMETER] for key, value in list(flat.items())[:MAX_HYPERPARAMETERS]}
 
 

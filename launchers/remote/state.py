@@ -20,6 +20,7 @@ from videolift.workspace import Kind
 ENDED = {"Completed", "Failed", "Stopped"}
 EXIT_CODE = re.compile(r"exit code:? (\d+)", re.IGNORECASE)
 WORDS = {Kind.training: "TrainingJob", Kind.processing: "ProcessingJob"}
+RUNNING = {"Training", "Processing"}  # steps in which a job's program runs
 NOT_THERE = "ValidationException"  # what both Describe calls answer for an unknown name
 
 
@@ -52,6 +53,11 @@ class State:
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+    @property
+    def has_run(self) -> bool:
+        """Tell whether its program was ever started."""
+        return any(step.name in RUNNING for step in self.steps)
 
     @property
     def exit_code(self) -> int | None:

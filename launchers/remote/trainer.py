@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 DRIVERS_CHANNEL = "sm_drivers"  # sagemaker.train.constants.SM_DRIVERS
 CODE_CHANNEL = "code"  # sagemaker.train.constants.SM_CODE
-# sagemaker.core.config: files named by these variables are read instead of those of the user and of the machine. Its
+# sagemaker.core.config: files named by these variables are read instead of the user's own and of the machine's. Its
 # telemetry calls a server of AWS's.
-CONFIG_VARIABLES = ("SAGEMAKER_ADMIN_CONFIG_OVERRIDE", "SAGEMAKER_USER_CONFIG_OVERRIDE")
+CONFIG_VARIABLE, ADMIN_VARIABLE = "SAGEMAKER_USER_CONFIG_OVERRIDE", "SAGEMAKER_ADMIN_CONFIG_OVERRIDE"
 QUIET = "SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n"
 BUCKETS = (  # Amazon S3 API Reference, ListBuckets
     "<ListAllMyBucketsResult><Buckets><Bucket><Name>{}</Name><CreationDate>2020-01-01T00:00:00Z</CreationDate></Bucket>"
@@ -37,6 +37,7 @@ BUCKETS = (  # Amazon S3 API Reference, ListBuckets
 ENVIRONMENT = {
     # Of the SDK: no simulation of what the role may do, which needs a right that a person may not have.
     "SAGEMAKER_VALIDATE_ROLE": "false",
+    ADMIN_VARIABLE: os.devnull,
     "AWS_EC2_METADATA_DISABLED": "true",
     # Nothing is sent, so that nobody's profile is needed, nor may a broken one be in the way.
     "AWS_CONFIG_FILE": os.devnull,
@@ -136,7 +137,7 @@ def capture(training: Training) -> Captured:
 def _train(session: boto3.Session, training: Training) -> None:
     from sagemaker.core.helper.session_helper import Session
     from sagemaker.core.shapes import CheckpointConfig, MetricDefinition, OutputDataConfig, StoppingCondition, Tag
-    from sagemaker.train.configs import Compute, InputData, Networking, SourceCode
+    from sagemaker.core.training.configs import Compute, InputData, Networking, SourceCode
     from sagemaker.train.model_trainer import ModelTrainer
 
     given: dict[str, Any] = {}
@@ -274,7 +275,7 @@ def _quiet() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(QUIET, encoding="utf-8")
-        wanted = {**ENVIRONMENT, **dict.fromkeys(CONFIG_VARIABLES, str(file))}
+        wanted = {**ENVIRONMENT, CONFIG_VARIABLE: str(file)}
         before = {name: os.environ.get(name) for name in (*wanted, *NOT_IN_ENVIRONMENT)}
         disabled = logging.root.manager.disable
         os.environ.update(wanted)

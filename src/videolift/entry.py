@@ -27,7 +27,8 @@ from videolift.plan import MANIFEST_FILE, PLAN_FILE, SOURCE_FOLDER, Plan, read_p
 from videolift.workspace import CONTAINER_ROOT, Workspace, find_workspace
 
 STAGES = ("preprocess", "train", "evaluate", "visualize")
-STOPPED_EXIT_CODE = 128 + signal.SIGTERM
+SIGNALLED = 128  # a shell's exit code for a process that a signal ended is this and the signal's number
+STOPPED_EXIT_CODE = SIGNALLED + signal.SIGTERM
 FAILURE_LIMIT = 1024  # characters that the service keeps
 
 
@@ -82,7 +83,11 @@ def _stages_of(workspace: Workspace) -> list[str]:
 
 
 def _run_each(workspace: Workspace, stages: list[str], stop: Stop) -> int:
-    """Run the stages one after the other; those after training run on the first host only."""
+    """Run the stages one after the other; those after training run on the first host only.
+
+    A stage after training that fails ends the job, but does not fail it: the service keeps the model of a job only that
+    does not fail, and how a stage ended is told by its events.
+    """
     leads = workspace.host == leader_of(workspace.hosts)
     command = [sys.executable, "-m", "videolift.entry", "--root", str(workspace.root), "--parent", str(os.getpid())]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -97,9 +102,20 @@ def _run_each(workspace: Workspace, stages: list[str], stop: Stop) -> int:
                 process.send_signal(signal.SIGTERM)
             code = process.wait()
         stop.pass_on = None
+        if code < 0:
+            code = _told_of_kill(workspace.of_stage(name), name, -code)
         if code:
-            return code if code > 0 else 128 - code
+            return 0 if name != "train" and "train" in stages and not stop.requested else code
     return 0
+
+
+def _told_of_kill(workspace: Workspace, stage: str, number: int) -> int:
+    """Tell how a stage ended that could not tell it itself, and return its exit code as a shell would."""
+    code = SIGNALLED + number
+    events = Events(workspace.events_file, workspace.host, stage=stage)
+    events.end(code)
+    events.close()
+    return code
 
 
 def _of_stage(workspace: Workspace, stages: list[str], stage: str) -> Workspace:

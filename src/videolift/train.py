@@ -27,6 +27,7 @@ from videolift.checkpoint import Progress
 from videolift.cluster import Met, following, leader_of, leading
 from videolift.distributed import Replicas
 from videolift.errors import TrainingError
+from videolift.events import read
 from videolift.files import CLASSES_FILE, HISTORY_FILE, MODEL_FILE, RESULT_FILE, SETTINGS_FILE
 from videolift.job import Job
 from videolift.models import build
@@ -96,6 +97,7 @@ def _train(job: Job, team: _Team | None) -> None:
         progress = _restored(job, network, team)
     if progress.epoch and leads:
         job.events.message(f"goes on after epoch {progress.epoch} of {job.plan.model.epoch}")
+        _tell_untold(job, progress)
     with sampled(job):
         if team is None:
             _fit(job, _Fit(job, network), network, progress, train, val)
@@ -105,6 +107,14 @@ def _train(job: Job, team: _Team | None) -> None:
         team.met.trained()
     if leads:
         _write_results(job, network, progress)
+
+
+def _tell_untold(job: Job, progress: Progress) -> None:
+    """Tell of the epochs that this host's events lack: another host told of them, or was killed before it did."""
+    told = {event["step"] for event in read(job.workspace.events_file) if event.get("key") == "loss"}
+    for epoch, metrics in enumerate(progress.history, 1):
+        if epoch not in told:
+            job.events.metrics(metrics, step=epoch)
 
 
 def _restored(job: Job, network: keras.Model, team: _Team | None) -> Progress:

@@ -10,7 +10,6 @@ import os
 import sys
 from typing import Any
 
-LOOPBACK = ("127.", "::1", "localhost")
 # "Audit events table" of Python's documentation; for most, the address follows the socket.
 ADDRESS_AT = {
     "socket.connect": 1,
@@ -29,7 +28,13 @@ def host_of(event: str, arguments: tuple[Any, ...]) -> str | None:
     if event in ("socket.connect", "socket.sendto", "socket.sendmsg") and not isinstance(address, tuple):
         return None  # a file of this machine, or a socket that is connected already
     host = address[0] if isinstance(address, tuple) else address
-    return host.decode() if isinstance(host, bytes) else str(host or "")
+    if not host:
+        return None  # an address to listen at
+    return host.decode() if isinstance(host, bytes) else str(host)
+
+
+def is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdecimal())
 
 
 def watch(log: str, *, loopback: bool) -> None:
@@ -37,7 +42,7 @@ def watch(log: str, *, loopback: bool) -> None:
         if event not in ADDRESS_AT:
             return
         host = host_of(event, arguments)
-        if host is None or (loopback and host.startswith(LOOPBACK)):
+        if host is None or (loopback and is_loopback(host)):
             return
         with open(log, "a", encoding="utf-8") as file:  # noqa: PTH123 pathlib costs each process its import
             file.write(f"{event} {host}\n")

@@ -502,7 +502,7 @@ def test_a_run_whose_launcher_was_killed_is_closed_at_the_next_start(outputs: Pa
 
 
 def test_a_detached_run_stays_open(outputs: Path) -> None:
-    run = new_run(outputs, tags={tracking.DETACHED_TAG: "true"})
+    run = new_run(outputs, tags={tracking.DETACHED_TAG: tracking.DETACHED})
     tracker = run.tracker()
     tracker.start(run.record)
     tracker.finish(run.record)
