@@ -39,15 +39,16 @@ format: setup
 # Tiers, cheapest first, each with its budget in seconds.
 test: setup ## all tests
 	$(BIN)/pytest tests/unit --session-timeout=300
-	$(BIN)/pytest tests/stage --session-timeout=900
+	$(BIN)/pytest tests/stage --timeout=600 --session-timeout=1500
 	$(BIN)/pytest tests/contract --session-timeout=900
 	$(BIN)/pytest tests/e2e --timeout=1200 --session-timeout=2700
 	$(MAKE) test-remote
 	$(MAKE) test-containers
 
+# Much of the time goes into waiting for jobs, which two processes do at once.
 test-remote: setup ## backend=remote against the emulator
-	$(BIN)/pytest tests/remote --session-timeout=1500
-	$(BIN)/pytest tests/contract --backend sagemaker-remote --session-timeout=1200
+	$(BIN)/pytest tests/remote -n 2 --dist loadfile --timeout=600 --session-timeout=1500
+	$(BIN)/pytest tests/contract --backend sagemaker-remote -n 2 --timeout=600 --session-timeout=1200
 
 test-containers: setup ## the suite against real containers
 	$(BIN)/pytest tests/contract tests/docker --backend sagemaker-local --timeout=600 --session-timeout=1800

@@ -1,6 +1,6 @@
 """Measure what several hosts do for preprocessing, phase by phase, on the emulator of SageMaker.
 
-    python -m benchmarks.hosts [--hosts 1 2 4] [--copies 8] [--repeat 3] [--data FOLDER]
+    python -m benchmarks.hosts [--hosts 1 2 4] [--copies 4] [--repeat 3] [--data FOLDER]
 
 Every host decodes on one process (preprocess.workers=1), so that the number of hosts is all that differs. Videos lie
 in the emulator's S3; numbers of hosts take turns, each run decodes anew, and times are medians. FOLDER holds videos
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.hosts", description="Measure preprocessing on several hosts of the emulator."
     )
     parser.add_argument("--hosts", type=int, nargs="+", default=[1, 2, 4], help="numbers of hosts")
-    parser.add_argument("--copies", type=int, default=8, help="of every video, under other names")
+    parser.add_argument("--copies", type=int, default=4, help="of every video, under other names")
     parser.add_argument("--repeat", type=int, default=3, help="turns")
     parser.add_argument(
         "--data", type=Path, default=REPOSITORY / "../shared/data/surveillance", help="videos, called as UCF-101's"

@@ -214,8 +214,9 @@ def _own_problems(config: Config) -> Iterator[str]:
 
 
 def _action_problems(config: Config) -> Iterator[str]:
-    if config.action is Action.build and config.backend.name == "local":
-        yield "action: there are no images to build with backend=local; say backend=sagemaker-local"
+    if config.action is Action.build and config.backend.name != "sagemaker-local":
+        other = "say backend=sagemaker-local" if config.backend.name == "local" else "action=push builds and sends them"
+        yield f"action: there are no images to build on this machine for backend={config.backend.name}; {other}"
     if config.action is Action.push and config.backend.name != "sagemaker-remote":
         yield f"action: images are pushed for backend=remote, not for {config.backend.name}"
     if config.action in (Action.resume, Action.sync):

@@ -77,10 +77,9 @@ def follow(
                 break
             except KeyboardInterrupt:
                 interrupts += 1
-                if job.lasting and on_interrupt is OnInterrupt.detach and interrupts == 1:
-                    display.say(f"leaving the job to itself; Ctrl-C within {SECOND_THOUGHT_S:.0f} s stops it instead")
-                    if not _second_thought():
-                        raise Detached(f"the job goes on; come back with: {come_back}") from None
+                detaches = job.lasting and on_interrupt is OnInterrupt.detach and interrupts == 1
+                if detaches and not _second_thought(display):
+                    raise Detached(f"the job goes on; come back with: {come_back}") from None
                 display.say(
                     f"stopping {names}"
                     + ("" if job.lasting else "; Ctrl-C again does not wait for it to finish what it is doing")
@@ -98,8 +97,9 @@ def follow(
         raise failure(stage, failed[0], told, log_file, alone(stage))
 
 
-def _second_thought() -> bool:
+def _second_thought(display: JobDisplay) -> bool:
     try:
+        display.say(f"leaving the job to itself; Ctrl-C within {SECOND_THOUGHT_S:.0f} s stops it instead")
         time.sleep(SECOND_THOUGHT_S)
     except KeyboardInterrupt:
         return True

@@ -13,7 +13,7 @@ ACTIONS = {
     Action.resume: "go on with an unfinished run: action=resume run=ID",
     Action.sync: "record in MLflow what could not be recorded: action=sync run=ID",
     Action.build: "build the images of backend=sagemaker-local",
-    Action.push: "send the images of backend=remote to the account's registry",
+    Action.push: "send the images of backend=remote to the account's registry, building what is missing",
 }
 # The settings used most, each with an override that can be typed as it stands.
 SETTINGS = {
@@ -41,6 +41,8 @@ def help_text(conf: Path) -> str:
             "",
             "  python run.py                                      on videos it makes itself",
             "  python run.py data=ucf101 data.root=UCF-101        on a data set",
+            "  python run.py backend=sagemaker-local              in containers on this machine",
+            "  python run.py backend=remote backend.role=ROLE     as jobs on Amazon SageMaker, see docs/remote.md",
             "  python run.py -m model=cnn2d,cnn3d seed=0,1,2      six runs, compared in MLflow",
             "",
             "Groups (conf/GROUP/CHOICE.yaml says more):",

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -264,7 +265,8 @@ def _last_sign_of_life(folder: RunFolder, record: RunRecord) -> float:
 def _sync_all(folders: list[RunFolder], tracking: Tracking, outputs: Path) -> None:
     for folder in folders:
         try:
-            sync(folder, tracking, outputs)
+            experiment = folder.load().config.get("tracking", {}).get("experiment", tracking.experiment)
+            sync(folder, replace(tracking, experiment=experiment), outputs)
         except VideoliftError as error:
             names = ", ".join(f.path.name for f in folders)
             log.warning(f"{error} (python run.py action=sync run=...; died earlier: {names})")

@@ -38,7 +38,8 @@ class OnEmulator:
         return [job for job in (self._root / "jobs").glob("*") if job.is_dir()]
 
     def _new(self, stage: str) -> list[Path]:
-        return [job for job in self._jobs() if job.name not in self._before and f"-{stage}-" in job.name]
+        new = [job for job in self._jobs() if job.name not in self._before and f"-{stage}-" in job.name]
+        return [job for job in new if any(job.glob("algo-*.pid"))]  # which a host has while it runs
 
     def files(self, cwd: Path, stage: str, pattern: str) -> list[Path]:
         return sorted(

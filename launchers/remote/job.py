@@ -113,10 +113,12 @@ class RemoteJob:
             time.sleep(poll_s)
 
     def _all_said(self) -> bool:
-        """Tell whether every host said how it ended; of a failed job one with a reason of its own is enough."""
+        """Tell whether every host said how it ended; where something failed, one with a reason of its own is enough."""
         assert self._state is not None
+        if any(event["exit_code"] not in (0, STOPPED_EXIT_CODE) for event in self._ends.values()):
+            return True
         if self._state.status == "Failed":
-            return any(event["exit_code"] not in (0, STOPPED_EXIT_CODE) for event in self._ends.values())
+            return False
         last = self.stages[-1].plan.stage
         told = {host for host, stage in self._ends if stage == last or host != self._state.hosts[0]}
         return told >= set(self._state.hosts)

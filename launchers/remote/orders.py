@@ -178,7 +178,6 @@ def _plan(stages: Sequence[Stage], site: Site, *, together: bool) -> Sending:
 def _source(site: Site) -> Sending:
     """Return our script, at a place that its content names."""
     files = {f.relative_to(SOURCE).as_posix(): f.read_bytes() for f in sorted(SOURCE.rglob("*.py"))}
-    files[requests.REQUIREMENTS] = (SOURCE / requests.REQUIREMENTS).read_bytes()
     return Sending("our source", files, site.source(_digest(files)))
 
 

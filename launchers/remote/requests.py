@@ -23,7 +23,6 @@ from videolift.workspace import CONTAINER_ROOT, PROCESSING_OUTPUT, Kind
 INPUT = f"{CONTAINER_ROOT}/processing/input"
 CODE_CHANNEL = "code"
 SCRIPT = "stage.py"
-REQUIREMENTS = "requirements.txt"
 MAX_HYPERPARAMETERS = 100
 MAX_HYPERPARAMETER_KEY, MAX_HYPERPARAMETER = 256, 2500  # characters
 # Quotes, as they are and as JSON has them, end a text that the SDK's start script exports; the service takes no lines.
@@ -135,8 +134,6 @@ def training(
         region=site.region,
         # `exec`, so that the job is told when it is to stop: a shell would not pass SIGTERM on.
         command=f"exec python3 {SCRIPT}" if ships else None,
-        # A container without a network can install nothing: its image has to have it all.
-        requirements=REQUIREMENTS if ships and not settings.network_isolation else None,
         source=f"{source.uri}/" if source else None,
         channels={channel: f"{place.uri}/" for channel, place in channels.items()},
         output=site.jobs.uri,

@@ -56,7 +56,6 @@ class Training:
     bucket: str
     region: str
     command: str | None  # run in the folder of the source; None where the image knows what to run
-    requirements: str | None  # file in the source
     source: str | None  # s3://.../, where the source is shipped
     channels: Mapping[str, str]  # name -> s3://.../
     output: str  # s3://...; the service adds the job's name
@@ -142,9 +141,7 @@ def _train(session: boto3.Session, training: Training) -> None:
 
     given: dict[str, Any] = {}
     if training.command is not None:
-        given["source_code"] = SourceCode(
-            source_dir=training.source, command=training.command, requirements=training.requirements
-        )
+        given["source_code"] = SourceCode(source_dir=training.source, command=training.command)
     if training.subnets or training.isolated or training.encrypt_traffic:
         given["networking"] = Networking(
             subnets=list(training.subnets) or None,

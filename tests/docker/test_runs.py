@@ -171,10 +171,17 @@ def test_a_failing_container_is_told_and_can_be_seen_again_here(
 
 
 def test_of_two_hosts_the_one_that_failed_is_told(tmp_path: Path, quick: list[str]) -> None:
-    (tmp_path / "mine.py").write_text("def build(shape, classes):\n    raise ZeroDivisionError('my mistake')\n")
+    mistake = (
+        "import keras, socket\n\n"
+        "def build(shape, classes):\n"
+        "    if socket.gethostname() == 'algo-2':\n"
+        "        raise ZeroDivisionError('my mistake')\n"
+        "    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(classes)])\n"
+    )
+    (tmp_path / "mine.py").write_text(mistake)
     settings = [TRAIN, "model.builder=mine.py:build", "backend.train.instance_count=2"]
     failed = runs.run(*quick, *settings, cwd=tmp_path, code=5)
-    assert "train on algo-1 failed with exit code 1: ZeroDivisionError: my mistake" in failed.err
+    assert "train on algo-2 failed with exit code 1: ZeroDivisionError: my mistake" in failed.err
 
 
 def test_what_is_finished_here_is_not_taken_for_the_result_of_an_unknown_image(

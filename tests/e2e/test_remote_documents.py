@@ -2,14 +2,16 @@
 
 They are parsed from the README, so that neither can drift. What is appended to them is small budgets: 24 videos instead
 of the demo's 288 where the command names no data, 16 by 16 pixels, one epoch, no MLflow, a look at the job every 0.3
-seconds; and another number of frames for each command, so that none finds its work done by the one before. The run id
-of ``action=resume`` is that of the run before it.
+seconds; another number of frames for each command, so that none finds its work done by the one before; and the stages
+preprocess and train alone, or preprocess where the command is about the videos, but all of them in the plain run. The
+run id of ``action=resume`` is that of the run before it.
 
 ``action=push`` is exempt: it needs Docker and a registry, and tests/docker/test_push.py runs it against both.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -20,12 +22,14 @@ from typing import Any
 
 import pytest
 
+from launchers.config import Backend
 from launchers.emulator import Emulator
 from tests import runs
 from tests.emulators import Account
 from tests.guarded import Guard
 
 EXEMPT = "python run.py backend=remote action=push"
+DEMO, PLAIN = "make remote-demo", "python run.py backend=remote backend.role=videolift-job"
 ALL_STAGES = ["preprocess", "train", "evaluate", "visualize"]
 IN_S3 = re.compile(r"s3://([^/]+)/(\S+)")
 
@@ -42,7 +46,8 @@ RUN = [command for command in commands() if command != EXEMPT]
 
 def test_all_commands_but_one_are_run() -> None:
     assert len(commands()) == len(RUN) + 1
-    assert [command for command in RUN if not command.startswith(("make remote-demo", "python run.py "))] == []
+    assert {DEMO, PLAIN} <= set(RUN)
+    assert [command for command in RUN if command != DEMO and not command.startswith("python run.py ")] == []
     assert (runs.REPOSITORY / "tests" / "docker" / "test_push.py").is_file()
 
 
@@ -79,7 +84,7 @@ def test_a_command_of_the_readme(
 ) -> None:
     small = _small(command, videos)
     before, known = _jobs(account), runs.records(folder)
-    if command.startswith("make "):
+    if command == DEMO:
         _make(command, [*small, f"outputs={folder / 'demo'}"], monkeypatch)
         return
     words = shlex.split(command)[2:]
@@ -90,54 +95,74 @@ def test_a_command_of_the_readme(
         words, small = [re.sub("^run=.*", f"run={known[-1]['id']}", word) for word in words], []
     ended = runs.run(*words, *small, cwd=folder)
     record = runs.records(folder)[-1]
-    created = [job for job in _jobs(account) if job not in before]
+    created = _jobs(account) - before
     if "backend.wait=false" in words:
         assert record["status"] == "RUNNING"
         assert f"come back with: python run.py action=resume run={record['id']}" in ended.out
         assert len(created) == 1
         return
     assert record["status"] == "FINISHED"
-    assert [stage["name"] for stage in record["stages"]] == ALL_STAGES
+    assert [stage["name"] for stage in record["stages"]] == _stages(command)
     assert not any(stage["cached"] for stage in record["stages"])
     if "action=resume" in words:
         assert record["id"] == known[-1]["id"]
         assert len(created) == 1  # the job that was there was found
         return
-    _check_jobs(words, ended.out, [_described(account, name) for name in created])
+    _check_jobs(words, _stages(command), ended.out, [_described(account, name) for name in created])
+
+
+def test_the_buckets_rules_in_docs_are_rules_of_s3(account: Account) -> None:
+    text = (runs.REPOSITORY / "docs" / "remote.md").read_text(encoding="utf-8")
+    (rules,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    account.s3.create_bucket(Bucket="rules")
+    account.s3.put_bucket_lifecycle_configuration(Bucket="rules", LifecycleConfiguration=json.loads(rules))
+    kept = account.s3.get_bucket_lifecycle_configuration(Bucket="rules")["Rules"]
+    assert [rule.get("Expiration", rule.get("AbortIncompleteMultipartUpload")) for rule in kept] == [
+        *({"DaysAfterInitiation": 7}, {"Days": 30}, {"Days": 30}),
+    ]
+    assert {rule["Filter"]["Prefix"].split("/")[0] for rule in kept} == {Backend.prefix}
 
 
 def _small(command: str, videos: Path) -> list[str]:
     data = [] if " data=" in command else ["data=folder", f"data.root={videos}", "data.val_share=0.3"]
     pixels = [f"preprocess.depth={4 + RUN.index(command)}", "preprocess.height=16", "preprocess.width=16"]
-    return [*data, *pixels, "model.epoch=1", "model.batch=8", "backend.poll_s=0.3", "tracking=none"]
+    stages = f"stages=[{','.join(_stages(command))}]"
+    return [*data, *pixels, stages, "model.epoch=1", "model.batch=8", "backend.poll_s=0.3", "tracking=none"]
 
 
-def _jobs(account: Account) -> list[str]:
-    """Return the names of all jobs, the oldest first."""
-    folders = (account.emulator.root / "jobs").glob("*")
-    return sorted((job.name for job in folders if job.is_dir()), key=lambda name: name.split("-")[-2])
+def _stages(command: str) -> list[str]:
+    """Return the stages that a command is run with."""
+    if command == PLAIN:
+        return ALL_STAGES
+    return ALL_STAGES[: 1 if IN_S3.search(command) else 2]
+
+
+def _jobs(account: Account) -> set[str]:
+    """Return the names of all jobs."""
+    return {job.name for job in (account.emulator.root / "jobs").glob("*")}
 
 
 def _described(account: Account, name: str) -> dict[str, Any]:
     return account.describe("Processing" if "-preprocess-" in name else "Training", name)
 
 
-def _check_jobs(words: list[str], out: str, jobs: list[dict[str, Any]]) -> None:
+def _check_jobs(words: list[str], stages: list[str], out: str, jobs: list[dict[str, Any]]) -> None:
     """Check that the jobs were what the command asked for."""
-    (training,) = (job for job in jobs if "TrainingJobName" in job)
+    training = [job for job in jobs if "TrainingJobName" in job]
     processing = [job for job in jobs if "ProcessingJobName" in job]
     asked = dict(word.split("=", 1) for word in words)
     assert len(processing) == (asked.get("backend.preprocess.where") != "local")
-    resources = training["ResourceConfig"]
-    assert resources["InstanceType"] == asked.get("backend.train.instance_type", "ml.m5.xlarge")
-    assert training.get("EnableManagedSpotTraining", False) == ("backend.train.spot" in asked)
+    assert len(training) == (len(stages) > 1)
+    for job in training:
+        assert job["ResourceConfig"]["InstanceType"] == asked.get("backend.train.instance_type", "ml.m5.xlarge")
+        assert job.get("EnableManagedSpotTraining", False) == ("backend.train.spot" in asked)
     for job in processing:
         cluster = job["ProcessingResources"]["ClusterConfig"]
         assert cluster["InstanceCount"] == int(asked.get("backend.preprocess.instance_count", 1))
         root = asked.get("data.root", "")
         sources = [given["S3Input"]["S3Uri"] for given in job["ProcessingInputs"]]
-        # A bucket that holds other files, too, is read by a list of the videos; either way none is sent.
-        assert ("uploading videos" in out) == (not root)
+        # Where other files lie there, too, the job gets a list of the videos; either way none is sent.
+        assert not root or "uploading videos" not in out
         assert not root or any(source.startswith(root) or source.endswith("videos.manifest") for source in sources)
 
 
@@ -170,4 +195,4 @@ def _make(command: str, small: list[str], monkeypatch: pytest.MonkeyPatch) -> No
     done = subprocess.run([*words, *small], cwd=runs.REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "hosts: namespaces" in done.stdout
-    assert "test accuracy" in done.stdout
+    assert re.search(r"^stages +preprocess, train\b", done.stdout, re.MULTILINE)

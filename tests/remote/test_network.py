@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from launchers.config import STAGES
+from launchers.emulator import Emulator
 from tests import runs
 from tests.guarded import Guard
+from tests.remote.careless import a_day
 
 
 @pytest.fixture
@@ -17,20 +20,22 @@ def guard(tmp_path: Path) -> Guard:
     return Guard(tmp_path / "refused", loopback=True)
 
 
-def test_a_whole_run_reaches_nothing_but_its_endpoint(tmp_path: Path, quick: list[str], guard: Guard) -> None:
-    tracked = [setting for setting in quick if setting != "tracking=none"]  # MLflow has its own ways to call home
-    runs.run(*tracked, "model.epoch=1", cwd=tmp_path, **guard.variables)
-    assert guard.refused == []
-    (record,) = runs.records(tmp_path)
-    assert record["status"] == "FINISHED" and [s["cached"] for s in record["stages"]] == [False] * 4
+def test_runs_reach_nothing_but_their_endpoint_and_their_tracking_server(
+    emulator: Emulator, quick: list[str], videos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    day = a_day(emulator, quick, videos, tmp_path_factory)
+    assert day.user.guard.refused == []
+    whole, failed = runs.records(day.user.cwd)
+    assert (whole["status"], failed["status"]) == ("FINISHED", "FAILED") and whole["synced"] and failed["synced"]
+    assert [(stage["name"], stage["cached"]) for stage in whole["stages"]] == [(name, False) for name in STAGES]
 
 
 def test_the_guard_sees_what_would_leave_this_machine(tmp_path: Path, quick: list[str], guard: Guard) -> None:
     """So that the test above can fail: here the endpoint is another machine's."""
     elsewhere = {"AWS_ENDPOINT_URL": "http://192.0.2.1:5001"}  # "TEST-NET-1" of RFC 5737
-    ended = runs.run(*quick, cwd=tmp_path, code=6, **guard.variables, **elsewhere)
+    ended = runs.run(*quick, cwd=tmp_path, code=2, **guard.variables, **elsewhere)
     assert "AWS cannot be reached" in ended.err
-    assert set(guard.refused) == {"socket.connect 192.0.2.1"}
+    assert set(guard.refused) == {"socket.getaddrinfo 192.0.2.1"}  # again and again
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def computed_here(tmp_path_factory: pytest.TempPathFactory, videos: Path) -> Pat
 @pytest.fixture
 def with_arrays(tmp_path: Path, computed_here: Path) -> Path:
     """A folder that has those arrays in its outputs."""
-    shutil.copytree(computed_here / "outputs" / "cache", tmp_path / "outputs" / "cache")
+    shutil.copytree(computed_here / "outputs" / "cache", tmp_path / "outputs" / "cache", symlinks=True)
     return tmp_path
 
 
@@ -122,9 +122,10 @@ class Client:
         self.process.send_signal(signal.SIGINT)
 
     def end(self) -> runs.Ended:
-        assert self.process.stdout is not None and self.process.stderr is not None
-        out, err = self.process.stdout.read(), self.process.stderr.read()
-        return runs.Ended(self.process.wait(), self.out + out, err)
+        with self.process as process:
+            assert process.stdout is not None and process.stderr is not None
+            out, err = process.stdout.read(), process.stderr.read()
+        return runs.Ended(process.returncode, self.out + out, err)
 
 
 def held(cwd: Path) -> list[str]:
@@ -147,7 +148,9 @@ def in_mlflow(cwd: Path) -> tuple[MlflowClient, Run]:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{cwd / 'outputs' / 'mlflow.db'}")
-    (run,) = client.search_runs([client.get_experiment_by_name("videolift").experiment_id])
+    experiment = client.get_experiment_by_name("videolift")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
     return client, run
 
 
@@ -223,12 +226,6 @@ def test_from_another_machine_and_over_a_bad_line(
     assert lines == [f"algo-1: {line}" for line in printed if not line.startswith("::videolift::")]
 
 
-def test_preprocessing_in_our_script_and_training_in_our_image(tmp_path: Path, quick: list[str]) -> None:
-    modes = ("backend.preprocess.mode=byos", "backend.train.mode=byoc")
-    runs.run(*quick, *modes, TRAIN, "model.epoch=1", cwd=tmp_path)
-    assert ("loss", 1) in runs.metrics(only_record(tmp_path), "train")
-
-
 def test_preprocessing_here_for_trainings_there(
     tmp_path: Path, quick: list[str], computed_here: Path, emulator: Emulator
 ) -> None:
@@ -279,20 +276,23 @@ def test_a_second_ctrl_c_stops_the_job(tmp_path: Path, quick: list[str], emulato
     before = jobs(emulator)
     client = Client(*quick, *SLOW, "backend.on_interrupt=detach", cwd=tmp_path)
     client.until("preprocess: Starting")
+    (job,) = [job for job in jobs(emulator) if job not in before]
+    account.log(*job, wanted=lambda lines: "clip" in str(lines))  # else SIGTERM comes before anybody listens
     client.interrupt()
     client.until("leaving the job to itself")
     client.interrupt()
     ended = client.end()
     assert ended.code == 130
     assert only_record(tmp_path)["status"] == "KILLED"
-    (job,) = [job for job in jobs(emulator) if job not in before]
     assert account.describe(*job)["ProcessingJobStatus"] == "Stopped"
     assert "come back with" not in ended.text
 
 
-def test_kill_9_leaves_the_job_to_the_same_command(with_arrays: Path, recorded: list[str], emulator: Emulator) -> None:
+def test_kill_9_leaves_a_training_in_our_image_for_the_same_command(
+    with_arrays: Path, recorded: list[str], emulator: Emulator
+) -> None:
     calls = Calls(emulator)
-    settings = [*recorded, *held(with_arrays)]
+    settings = [*recorded, *held(with_arrays), "backend.train.mode=byoc"]
     client = Client(*settings, cwd=with_arrays)
     client.until("train: epoch 2")
     client.process.kill()
@@ -313,9 +313,9 @@ def test_kill_9_leaves_the_job_to_the_same_command(with_arrays: Path, recorded: 
     assert calls.created() == (0, 1)
 
 
-def test_submitting_without_waiting(tmp_path: Path, quick: list[str], emulator: Emulator) -> None:
+def test_submitting_our_script_without_waiting(tmp_path: Path, quick: list[str], emulator: Emulator) -> None:
     calls = Calls(emulator)
-    settings = [*quick, PREPROCESS, "backend.wait=false"]
+    settings = [*quick, PREPROCESS, "backend.preprocess.mode=byos", "backend.wait=false"]
     first = runs.run(*settings, cwd=tmp_path)
     assert only_record(tmp_path)["tags"]["videolift.detached"] == "yes"
     again = runs.run(*settings, cwd=tmp_path)
@@ -328,8 +328,8 @@ def test_submitting_without_waiting(tmp_path: Path, quick: list[str], emulator: 
 
 def test_credentials_that_expire_leave_the_job(tmp_path: Path, quick: list[str], emulator: Emulator) -> None:
     calls = Calls(emulator)
-    client = Client(*quick, *SLOW, cwd=tmp_path)
-    client.until("preprocess: Starting")
+    client = Client(*quick, PREPROCESS, cwd=tmp_path)
+    client.until("preprocess: job ")
     emulator.fault("expired")
     ended = client.end()
     assert ended.code == 1
@@ -386,11 +386,10 @@ def test_spot_without_checkpoints_is_refused(tmp_path: Path, quick: list[str], e
 
 
 def test_a_host_that_dies_is_named(tmp_path: Path, quick: list[str], emulator: Emulator) -> None:
-    emulator.fault("kill_host", job="next", host="algo-2", when_log_contains="clip")
+    emulator.fault("kill_host", job="next", host="algo-2", when_log_contains='"host": "algo-2"')
     ended = runs.run(*quick, *SLOW, "backend.preprocess.instance_count=2", cwd=tmp_path, code=5)
     assert "preprocess on algo-2 was killed (signal 9, exit code 137), most often because memory ran out" in ended.err
     assert "choose a larger backend.preprocess.instance_type" in ended.err
-    assert "the clips begun last: " in ended.err
     assert only_record(tmp_path)["status"] == "FAILED"
 
 
@@ -399,7 +398,7 @@ def test_a_failing_evaluation_keeps_the_training(with_arrays: Path, quick: list[
     calls = Calls(emulator)
     ended = runs.run(*settings, cwd=with_arrays, code=5)
     assert "evaluate failed with exit code 1: ZeroDivisionError: my own mistake" in ended.err
-    assert "  about to be told off" in ended.err
+    assert 'raise ZeroDivisionError("my own mistake")' in ended.err.partition("its last lines")[2]
     _, _, command = ended.err.partition("the same here: ")
     words = shlex.split(command.splitlines()[0])
     assert words[:3] == ["python", "run.py", "backend=local"]
@@ -431,7 +430,9 @@ def test_videos_in_s3_stay_there(
     settings = [s for s in quick if not s.startswith("data.root=")]
     calls = Calls(emulator)
     runs.run(*settings, place, hosts, PREPROCESS, cwd=tmp_path)
-    assert runs.arrays(only_record(tmp_path)) == runs.arrays(only_record(computed_here))
+    there, here = runs.arrays(only_record(tmp_path)), runs.arrays(only_record(computed_here))
+    assert there.pop("index.jsonl") != here.pop("index.jsonl")  # S3 does not know the SHA-256 of these
+    assert there == here
     account.put("mine/videos/notes.txt", "another experiment's")
     runs.run(*settings, place, hosts, PREPROCESS, "preprocess.height=17", cwd=tmp_path)
     assert not [key for key in calls.objects("GetObject") if key.endswith(".avi")]
@@ -466,7 +467,7 @@ def test_what_may_cost_too_much_is_refused(tmp_path: Path, quick: list[str], emu
     calls = Calls(emulator)
     dear = runs.run(*quick, PREPROCESS, "backend.max_cost=1", "backend.price_per_hour=100", cwd=tmp_path, code=2)
     assert "max_cost" in dear.err
-    new = "backend.preprocess.instance_type=ml.p5.48xlarge"
+    new = "backend.preprocess.instance_type=ml.r5.24xlarge"
     unknown = runs.run(*quick, PREPROCESS, "backend.max_cost=1", new, cwd=tmp_path, code=2)
     assert "price_per_hour" in unknown.err
     assert not calls.count("PutObject") and calls.created() == (0, 0)

@@ -1,5 +1,6 @@
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,7 +71,11 @@ def test_the_reader_of_imports_sees_what_it_must(tmp_path: Path) -> None:
     assert imported_at_once(module) == {"typing", "cv2", "keras"}
 
 
-def modules_loaded_by(*args: str, folder: Path) -> set[str]:
+# What a remote plan asks of the SageMaker SDK is exactly its request.
+NOT_FOR_A_REMOTE_PLAN = (SLOW - {"boto3", "sagemaker"}) | {"moto", "torch"}
+
+
+def modules_loaded_by(*args: str, folder: Path, **variables: str) -> set[str]:
     code = (
         "import json, runpy, sys\n"
         "sys.argv = sys.argv[1:]\n"
@@ -78,9 +83,9 @@ def modules_loaded_by(*args: str, folder: Path) -> set[str]:
         "except SystemExit: pass\n"
         "print(); print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(RUN), *args], cwd=folder, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", code, str(RUN), *args]
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -92,8 +97,35 @@ def test_mistakes_are_found_without_slow_imports(tmp_path: Path) -> None:
     assert modules_loaded_by("-m", "depht=1", "model=cnn2d,cnn3d", folder=tmp_path) & SLOW == set()
 
 
-def test_a_plan_is_made_without_slow_imports(tmp_path: Path) -> None:
+@pytest.fixture
+def some_videos(tmp_path: Path) -> Path:
     for name in ("a/1.avi", "a/2.avi", "b/1.avi", "b/2.avi"):
         (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "videos" / name).write_text(name)
-    assert modules_loaded_by("-m", "action=plan", "data=folder", "data.root=videos", folder=tmp_path) & SLOW == set()
+    return tmp_path
+
+
+def test_a_plan_is_made_without_slow_imports(some_videos: Path) -> None:
+    plan = ("action=plan", "data=folder", "data.root=videos")
+    assert modules_loaded_by("-m", *plan, folder=some_videos) & SLOW == set()
+
+
+def test_a_remote_plan_loads_the_sdk_and_nothing_that_trains_or_records(some_videos: Path) -> None:
+    plan = ("action=plan", "data=folder", "data.root=videos", "backend=remote", "backend.region=us-east-1")
+    nobody = {"AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_CONFIG_FILE": os.devnull, "AWS_ACCESS_KEY_ID": ""}
+    loaded = modules_loaded_by(*plan, folder=some_videos, **nobody)
+    assert {"boto3", "sagemaker"} <= loaded and loaded & NOT_FOR_A_REMOTE_PLAN == set()
+
+
+def test_the_remote_backend_is_imported_for_next_to_nothing() -> None:
+    """Every command but --help imports it; what a local plan needs anyway is all that it takes."""
+    code = (
+        "import json, sys\n"
+        f"sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'src')!r}]\n"
+        "before = set(sys.modules)\n"
+        "import launchers.remote.backend, launchers.remote.orders, launchers.remote.registry\n"
+        "loaded = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(json.dumps(sorted(loaded - set(sys.stdlib_module_names))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == ["launchers", "numpy", "packaging", "videolift"]

@@ -28,7 +28,6 @@ TRAINING = Training(
     bucket="sagemaker-us-east-1-123456789012",
     region="us-east-1",
     command="exec python3 stage.py",
-    requirements="requirements.txt",
     source="s3://bucket/videolift/source/1a2b/",
     channels={"arrays": "s3://bucket/videolift/cache/x/arrays/", "plan": "s3://bucket/videolift/plans/y/"},
     output="s3://bucket/videolift/jobs",
