@@ -7,6 +7,7 @@ import subprocess
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launchers.base import Described, HostEnd, Job, Stage
@@ -47,6 +48,9 @@ class OnThisMachine(ABC):
 
     def fetch(self, stage_id: str, console: Console) -> None:
         raise NotImplementedError(f"{stage_id}: nothing is finished elsewhere")
+
+    def busy(self, folder: Path) -> str | None:
+        return None
 
     def describe(self, stages: Sequence[Stage]) -> list[Described]:
         return []

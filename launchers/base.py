@@ -127,8 +127,12 @@ class Backend(Protocol):
     def precision(self) -> Precision:
         """Return what ``model.precision=auto`` is here."""
 
-    def make_ready(self, stages: Sequence[str], console: Console) -> None:
-        """Make what the stages need and is not there yet; afterwards :meth:`libraries` may answer differently."""
+    def make_ready(self, stages: Mapping[str, str], console: Console) -> None:
+        """Make what the stages need and is not there yet; afterwards :meth:`libraries` may answer differently.
+
+        Args:
+            stages: name -> id of those that have to be computed.
+        """
 
     def environments(self, stages: Sequence[str]) -> dict[str, dict[str, str]]:
         """Return the library versions that stages run with, by what they run in; empty where that is this machine."""
@@ -144,6 +148,9 @@ class Backend(Protocol):
 
     def describe(self, stages: Sequence[Stage]) -> list[Described]:
         """Return exactly what would be asked for to run the stages, without any secret; asks for nothing."""
+
+    def busy(self, folder: Path) -> str | None:
+        """Return what still computes the stage of a folder without a launcher, and how it is stopped."""
 
     def submit(self, stages: Sequence[Stage], console: Console) -> Job:
         """Start the stages as one job, or find the one that computes them already."""

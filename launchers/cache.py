@@ -21,6 +21,7 @@ from pathlib import Path
 from videolift.workspace import Kind, Workspace
 
 FINISHED_FILE = "finished.json"
+HANDLE = "job.json"  # of a stage that a lasting job computes, or did: which one
 PARTIAL_SUFFIX = ".partial"
 
 
@@ -85,9 +86,12 @@ class Cache:
 
     def partial(self, stage_id: str) -> Path:
         """Return the folder that a stage is computed in; what an earlier try left there is kept."""
-        folder = self.folder / f"{stage_id}{PARTIAL_SUFFIX}"
+        folder = self.partial_path(stage_id)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def partial_path(self, stage_id: str) -> Path:
+        return self.folder / f"{stage_id}{PARTIAL_SUFFIX}"
 
     def finish(self, stage_id: str, run: str) -> Path:
         """Mark a stage as finished, last of all."""

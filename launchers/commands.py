@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from launchers.base import Stage
 from launchers.config import Backend, Config
+from launchers.remote.s3 import is_s3
 from videolift.plan import to_plain
 
+FETCHED = "VIDEOS"  # stands for the folder that videos in S3 have to be fetched to first
 # What a run is called and where it is recorded does not change what it does, and may hold a password.
 LEFT_OUT = ("action", "run", "name", "tags", "tracking", "stages", "backend")
 
@@ -26,6 +29,8 @@ def local_overrides(config: Config, stages: list[str]) -> list[str]:
     """Return what to say to run some stages of an experiment with ``backend=local``, and what they need before them."""
     from launchers.planning import planned_names
 
+    if is_s3(config.data.root):
+        config = replace(config, data=replace(config.data, root=FETCHED))
     words = ["backend=local", f"stages=[{','.join(planned_names(stages))}]", "tracking=none"]
     hosts = config.backend.preprocess.instance_count
     words += [f"backend.preprocess.instance_count={hosts}"] if hosts > 1 else []

@@ -209,6 +209,7 @@ def _own_problems(config: Config) -> Iterator[str]:
             yield f"{name}: is empty; give it a value{'' if name == 'outputs' else ' or leave it out'}"
     if not 0 <= config.seed <= MAX_SEED:
         yield f"seed: must be from 0 to {MAX_SEED}, got {config.seed}"
+    yield from _s3_problems(config)
     yield from _backend_problems(config.backend)
     yield from _tracking_problems(config.tracking)
 
@@ -241,6 +242,18 @@ def _stage_problems(stages: list[str]) -> Iterator[str]:
             yield f"stages: {stage} is there {stages.count(stage)} times; once is enough"
 
 
+def _s3_problems(config: Config) -> Iterator[str]:
+    for key in ("lists", "csv", "npz", "classes"):
+        if str(getattr(config.data, key) or "").startswith("s3://"):
+            yield f"data.{key}: only videos can lie in S3 (data.root=s3://...); fetch it first"
+    if not str(config.data.root or "").startswith("s3://"):
+        return
+    if config.backend.name != "sagemaker-remote":
+        yield f"data.root: videos in S3 are for backend=remote, not for {config.backend.name}; fetch them first"
+    elif config.backend.preprocess.where is Where.local:
+        yield "backend.preprocess.where: is local, and the videos are in S3; say where=job, or fetch them first"
+
+
 def _backend_problems(backend: Backend) -> Iterator[str]:
     if backend.name not in BACKENDS:
         yield f"backend.name: there is no backend {backend.name!r}, there are {', '.join(BACKENDS)}"
@@ -260,7 +273,7 @@ def _backend_problems(backend: Backend) -> Iterator[str]:
 
 
 # Which backends a setting is for, where not for all; the others would silently ignore it.
-EVERYWHERE = ("name", "preprocess", "train", "build", "grace_s", "instance_count")
+EVERYWHERE = ("name", "preprocess", "train", "build", "instance_count")
 IN_CONTAINERS = ("mode", "image", "base_image", "network_isolation", "pip_index_url", "pip_trusted_host", "wheels")
 ON_DOCKER = ("memory", "cpus", "gpus", "parity")
 
@@ -286,6 +299,8 @@ def _settings_of_other_backends(backend: Backend) -> Iterator[str]:
 def _backends_with(key: str) -> tuple[str, ...]:
     if key in IN_CONTAINERS:
         return ("sagemaker-local", "remote")
+    if key == "grace_s":
+        return ("local", "sagemaker-local")
     return ("sagemaker-local",) if key in ON_DOCKER else ("remote",)
 
 

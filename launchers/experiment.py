@@ -128,7 +128,7 @@ def _build(console: Console, outputs: Outputs, config: Config) -> int:
     stages = planned_names(config.stages)
     with _terminate_as_interrupt():
         backend.settle(stages, console)
-        backend.make_ready(stages, console)
+        backend.make_ready(dict.fromkeys(stages, ""), console)
     report.print_parity(console, parity_table(backend.environments(stages)))
     return 0
 
@@ -239,6 +239,10 @@ class _Run:
             record.tags[DETACHED_TAG] = DETACHED
             raise
         except (KeyboardInterrupt, Stopped) as stopped:
+            if (busy := self._busy(record)) is not None:
+                status, record.tags[DETACHED_TAG] = Status.RUNNING, DETACHED
+                come_back = _come_back(self._config, record.id)
+                raise Detached(f"interrupted; {busy} goes on; come back with: {come_back}") from stopped
             status, error = Status.KILLED, str(stopped) or "interrupted"
             raise Stopped(str(stopped) or "interrupted; the same command goes on from there") from stopped
         except BaseException as failed:
@@ -256,6 +260,11 @@ class _Run:
             finally:  # a full disk must not leave the run open on a server
                 tracker.finish(record)
             folder.save(record)
+
+    def _busy(self, record: RunRecord) -> str | None:
+        """Return what still computes a stage of the run, None where nothing does."""
+        unfinished = [Path(stage.folder) for stage in record.stages if stage.status is not Status.FINISHED]
+        return next((busy for folder in unfinished if (busy := self._prepared.backend.busy(folder))), None)
 
     def _tell_parity(self, folder: RunFolder) -> None:
         table = self._prepared.parity
@@ -276,6 +285,7 @@ class _Run:
             run_id = facts.new_id(name)
             record = RunRecord(run_id, name, self._fingerprint, redacted(to_plain(self._config)), parent=self._parent)
         else:
+            self._refuse_lost_jobs(record)
             self._console.print(f"goes on with run {record.id}")
             record.stages = [s for s in record.stages if s.name not in self._config.stages]
             record.parent = self._parent or record.parent
@@ -284,6 +294,19 @@ class _Run:
         record.tags = {**facts.tags(self._prepared), **again}
         record.data = facts.data_facts(self._prepared)
         return record
+
+    def _refuse_lost_jobs(self, record: RunRecord) -> None:
+        """Raise ConfigError where a job of the run still computes a stage that would be another one now."""
+        for stage in record.stages:
+            planned = self._prepared.planned.get(stage.name)
+            if stage.status is Status.FINISHED or planned is None or planned.id == stage.id:
+                continue
+            busy = self._prepared.backend.busy(Path(stage.folder))
+            if busy is not None:
+                raise ConfigError(
+                    f"run: {stage.name} of {record.id} is being computed by {busy}. Source, data or settings have "
+                    "changed since, so its result would not be this one's: bring them back to wait for it, or stop it"
+                )
 
     def _record_to_reopen(self) -> RunRecord | None:
         if self._config.run is not None:
@@ -358,7 +381,10 @@ class _Run:
             if event["type"] in ("metric", "tag") and name in records:
                 tracker.event(records[name], event, outputs[name])
 
-        job = backend.submit(prepared, self._console)
+        try:
+            job = backend.submit(prepared, self._console)
+        except LostTouch as error:
+            raise _detached(error, come_back) from error
         with self._closing(job), JobDisplay(self._console, [s.plan.stage for s in job.stages]) as display:
             if job.lasting and not config.backend.wait:
                 raise Detached(f"the job was submitted and goes on; come back with: {come_back}")
@@ -371,9 +397,7 @@ class _Run:
                     alone=partial(commands.alone, config),
                 )
             except LostTouch as error:
-                lost = Detached(f"{error}\n  the job goes on; come back with: {come_back}")
-                lost.exit_code = error.exit_code
-                raise lost from error
+                raise _detached(error, come_back) from error
             except StageError:
                 self._keep_finished(job, waiting, folder)
                 raise
@@ -428,6 +452,12 @@ class _Run:
         if planned.name == "preprocess":
             entries = read_index(folder / "arrays" / INDEX_FILE)
             refuse_too_many_bad(entries, len(entries), self._config.preprocess)
+
+
+def _detached(error: LostTouch, come_back: str) -> Detached:
+    detached = Detached(f"{error}\n  come back with: {come_back}")
+    detached.exit_code = error.exit_code
+    return detached
 
 
 def _delete_host_parts(stage: Path) -> None:

@@ -108,7 +108,7 @@ def make_ready(prepared: Prepared, outputs: Outputs, console: Console) -> Prepar
     backend, config = prepared.backend, prepared.config
     finished = finished_stages(prepared.planned, outputs.cache, backend)
     stages = [name for name in prepared.planned if name in config.stages and name not in finished]
-    backend.make_ready(stages, console)
+    backend.make_ready({name: prepared.planned[name].id for name in stages}, console)
     environments = backend.environments(stages)
     parity = parity_table(environments) if environments else None
     different = differences(parity) if parity else []
@@ -136,8 +136,6 @@ def find_backend(config: Config, outputs: Outputs) -> Backend:
     wrong = backend.check(planned_names(config.stages), planning=config.action is Action.plan)
     if config.data.source is Source.npz and config.backend.preprocess.instance_count > 1:
         wrong.append("backend.preprocess.instance_count: data=npz is one file, which cannot be divided; leave it at 1")
-    if is_s3(config.data.root) and not isinstance(backend, RemoteBackend):
-        wrong.append(f"data.root={config.data.root}: videos in S3 are for backend=remote; fetch them first")
     if wrong:
         raise ConfigError("\n".join(wrong))
     return backend

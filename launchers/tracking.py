@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from launchers import mlflow_store as store
 from launchers import provenance
+from launchers.cache import HANDLE
 from launchers.reachability import why_unreachable
 from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, StageRecord, Status, is_detached
 from launchers.redaction import redacted_text
-from launchers.remote.job import HANDLE
 from videolift.errors import VideoliftError
 from videolift.events import Event
 

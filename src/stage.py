@@ -9,8 +9,8 @@ from pathlib import Path
 
 from videolift.entry import main
 
-# What AWS's TensorFlow image may lack: module -> requirement. All else that stages import it has. Preprocessing does not
-# run in it, but in an image that is ours.
+# What AWS's TensorFlow image may lack: module -> requirement. All else that stages import it has. Preprocessing runs in
+# an image that is ours.
 MAYBE_MISSING = {"matplotlib": "matplotlib>=3.8", "psutil": "psutil>=5.9"}
 TRAINING = Path("/opt/ml/input/config")  # AWS: "How Amazon SageMaker AI Provides Training Information"
 FAILURE_FILE = Path("/opt/ml/output/failure")  # AWS: "How Amazon SageMaker AI Processes Training Output"

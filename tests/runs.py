@@ -80,5 +80,7 @@ def metrics(record: dict[str, Any], name: str) -> dict[tuple[str, int], float]:
     return {
         (e["key"], e["step"]): e["value"]
         for e in told
-        if e["type"] == "metric" and not e["key"].startswith("system/") and e["key"] != "samples_per_second"
+        if e["type"] == "metric"
+        and not e["key"].startswith(("system/", "sagemaker/"))
+        and e["key"] != "samples_per_second"
     }

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launchers.base import Described, Job, Stage
-from launchers.cache import FINISHED_FILE, Cache
-from launchers.config import Config, Resources, Where
+from launchers.base import Described, Job, LostTouch, Stage
+from launchers.cache import FINISHED_FILE, HANDLE, Cache
+from launchers.config import Action, Config, OnInterrupt, Resources, Where
 from launchers.image import PURPOSES, libraries_of, locked_versions
 from launchers.local import LocalBackend
+from launchers.planning import KINDS
 from launchers.remote import cost, partition, requests, state
 from launchers.remote.aws import Aws, AwsError, explained
 from launchers.remote.instances import precision_of
 from launchers.remote.job import Handle, RemoteJob, read_handle
 from launchers.remote.orders import Order, image_of, is_of_aws, job_name, make_order, resources_of
-from launchers.remote.preflight import Needs, find_problems
-from launchers.remote.quotas import Machines
-from launchers.remote.requests import kind_of
+from launchers.remote.preflight import find_job_problems, find_problems
+from launchers.remote.quotas import machines_of
 from launchers.remote.s3 import Location, is_s3, list_keys, read_bytes
 from launchers.remote.site import UNKNOWN_ACCOUNT, Site, find_site, unresolved_site
 from launchers.remote.transfer import Sending, Transfer, finished_stage, megabytes
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 STOPPING_POLL_S = 2.0
+ISOLATED = (
+    "backend.network_isolation: AWS's TensorFlow image may lack matplotlib or psutil, which take a network to be "
+    "installed; with backend.train.mode=byoc our image has them"
+)
 
 
 class RemoteBackend:
@@ -57,7 +63,7 @@ class RemoteBackend:
     # What is known without asking AWS
 
     def jobs(self, stages: Sequence[str]) -> list[list[str]]:
-        groups = ([s for s in stages if kind_of(s) is kind] for kind in (Kind.processing, Kind.training))
+        groups = ([s for s in stages if KINDS[s] is kind] for kind in (Kind.processing, Kind.training))
         return [group for group in groups if group]
 
     def precision(self) -> Precision:
@@ -92,46 +98,39 @@ class RemoteBackend:
             problem = str(error)
         if problem or planning:  # a plan does without the account's own side
             return [problem] if problem else []
-        remote = [stage for stage in stages if not self._is_local(stage)]
+        # A run that goes on must not be kept from its job by a server that can be told later.
         tracking = self._config.tracking
-        needs = Needs(
-            machines=[self._machines(kind) for kind in dict.fromkeys(map(kind_of, remote))],
-            images=self._images(remote),
-            bucket=self._settings.bucket,
-            tracking_uri=tracking.uri if tracking.enabled else None,
-            tracking_timeout_s=tracking.timeout_s,
-        )
-        found = find_problems(self._aws, needs)
-        self._notes = found.notes
+        asked = tracking.enabled and self._config.action is not Action.resume
+        if self._settings.network_isolation and is_of_aws(self._settings, "train") and "train" in stages:
+            self._notes.append(ISOLATED)
+        found = find_problems(self._aws, tracking.uri if asked else None, tracking.timeout_s)
+        self._notes += found.notes
         return found.problems
-
-    def _machines(self, kind: Kind) -> Machines:
-        train = self._settings.train
-        job: Resources = train if kind is Kind.training else self._settings.preprocess
-        key = "backend.train" if kind is Kind.training else "backend.preprocess"
-        machines = Machines(key, kind, job.instance_type, job.instance_count, job.max_run_s)
-        if kind is Kind.processing:
-            return machines
-        return Machines(**vars(machines) | {"spot": train.spot, "keep_alive_s": train.keep_alive_s})
-
-    def _images(self, stages: Sequence[str]) -> dict[str, str]:
-        try:
-            account = self._aws.account
-        except AwsError:  # which is a problem of its own
-            return {}
-        purposes = dict.fromkeys(PURPOSES[stage] for stage in stages)
-        return {purpose: image_of(self._settings, purpose, self._aws.region, account) for purpose in purposes}
 
     def settle(self, stages: Sequence[str], console: Console) -> None:
         for note in self._notes:
             console.print(f"note: {note}", style="yellow", soft_wrap=True)
 
-    def make_ready(self, stages: Sequence[str], console: Console) -> None:
-        if problem := cost.cost_problem(self._settings, self._estimate(stages)):
-            raise ConfigError(problem)
+    def make_ready(self, stages: Mapping[str, str], console: Console) -> None:
+        names = [name for name, stage_id in stages.items() if not self._is_local(name) and not self._has_job(stage_id)]
+        kinds = list(dict.fromkeys(KINDS[name] for name in names))
+        account, region = self._aws.account, self._aws.region
+        purposes = dict.fromkeys(PURPOSES[name] for name in names)
+        images = {purpose: image_of(self._settings, purpose, region, account) for purpose in purposes}
+        found = find_job_problems(self._aws, machines_of(self._settings, kinds), images)
+        for note in found.notes:
+            console.print(f"note: {note}", style="yellow", soft_wrap=True)
+        if problem := cost.cost_problem(self._settings, self._estimate(names)):
+            found.problems.append(problem)
+        if found.problems:
+            raise ConfigError("\n".join(found.problems))
+
+    def _has_job(self, stage_id: str) -> bool:
+        """Tell whether a stage was left to a job, which has all that it needs."""
+        return read_handle(self._cache.partial_path(stage_id)) is not None
 
     def _estimate(self, stages: Sequence[str]) -> cost.Estimate:
-        kinds = dict.fromkeys(kind_of(stage) for stage in stages if not self._is_local(stage))
+        kinds = dict.fromkeys(KINDS[stage] for stage in stages if not self._is_local(stage))
         return cost.most_it_can_cost(self._settings, self._aws.region, list(kinds))
 
     @cached_property
@@ -171,7 +170,9 @@ class RemoteBackend:
         return str(json.loads(marker)["run"])
 
     def fetch(self, stage_id: str, console: Console) -> None:
-        self._transfer.fetch(self._site.stage(stage_id), self._cache.partial(stage_id), console, stage_id)
+        folder = self._cache.partial(stage_id)
+        shutil.rmtree(folder)  # of an earlier try
+        self._transfer.fetch(self._site.stage(stage_id), folder, console, stage_id)
         self._cache.adopt(stage_id)
 
     def keep(self, stage_id: str, console: Console) -> None:
@@ -189,10 +190,24 @@ class RemoteBackend:
         order = self._order(stages, job_name(stages, token), self._site)
         for sending in order.sendings:
             self._transfer.send(sending, console)
-        handle = Handle(order.name, order.kind, self._aws.region, {s.plan.stage: s.plan.id for s in stages})
+        ids = {stage.plan.stage: stage.plan.id for stage in stages}
+        handle = Handle(order.name, order.kind, self._aws.region, self._site.account, ids)
         handle.save([stage.folder for stage in stages])  # first: after a crash the job is looked for
-        self._create(order)
-        return RemoteJob(self._aws, handle, stages)
+        job = RemoteJob(self._aws, handle, stages)
+        try:
+            self._create(order)
+        except KeyboardInterrupt:
+            if not self._is_there(handle):
+                raise
+            if self._settings.on_interrupt is OnInterrupt.stop:
+                job.stop(0)
+                raise
+            raise LostTouch(f"interrupted when job {handle.job} had just been submitted; it goes on") from None
+        except AwsError:
+            if not self._is_there(handle):
+                job.forget()
+                raise
+        return job
 
     def _create(self, order: Order) -> None:
         client = self._aws.client("sagemaker")
@@ -202,11 +217,37 @@ class RemoteBackend:
             else:
                 client.create_processing_job(**order.request)
 
+    def _is_there(self, handle: Handle) -> bool:
+        """Tell whether a job was made although its making seemed to fail: an answer may be lost on its way."""
+        try:
+            return state.describe(self._aws.client("sagemaker"), handle.kind, handle.job) is not None
+        except AwsError as error:
+            raise LostTouch(f"whether job {handle.job} was started is not known: {error}") from error
+
+    def busy(self, folder: Path) -> str | None:
+        handle = read_handle(folder)
+        if handle is None or not self._is_mine(handle):
+            return None
+        found = state.describe(self._aws.client("sagemaker"), handle.kind, handle.job)
+        if found is None or found.ended:
+            return None
+        word = handle.kind.value
+        stop = f"aws sagemaker stop-{word}-job --{word}-job-name {handle.job} --region {handle.region}"
+        return f"job {handle.job} ({stop} stops it)"
+
+    def _is_mine(self, handle: Handle) -> bool:
+        return (handle.region, handle.account) == (self._aws.region, self._aws.account)
+
     def _under_way(self, stages: Sequence[Stage], console: Console) -> RemoteJob | None:
         """Return the job that computes the first of the stages already, and maybe some after it."""
         handle = read_handle(stages[0].folder.path)
-        if handle is None or handle.region != self._aws.region:
+        if handle is None:
             return None
+        if not self._is_mine(handle):
+            raise ConfigError(
+                f"job {handle.job} in {handle.region} of account {handle.account} was left to compute this; say "
+                f"backend.region={handle.region} to follow it, or stop it and delete {stages[0].folder.path / HANDLE}"
+            )
         client = self._aws.client("sagemaker")
         found = state.describe(client, handle.kind, handle.job)
         while found is not None and found.status == "Stopping":
@@ -223,8 +264,14 @@ class RemoteBackend:
         return make_order(stages, name, site, self._settings, self._cache, data=self._data, others=self._others)
 
     def _others(self, place: Location, names: Sequence[str]) -> bool:
-        """Tell whether something else than the named files lies below a place; a plan cannot always ask."""
-        return self._is_resolved and bool(set(list_keys(self._aws.client("s3"), place)) - set(names))
+        """Tell whether something else than the named files lies below a place."""
+        return bool(set(list_keys(self._aws.client("s3"), place)) - set(names))
+
+    def _maybe_others(self, place: Location, names: Sequence[str]) -> bool:
+        try:
+            return self._is_resolved and self._others(place, names)
+        except AwsError:  # a bucket that is not there yet, for one
+            return False
 
     # What a plan shows
 
@@ -233,10 +280,18 @@ class RemoteBackend:
         described = []
         for names in self.jobs([stage.plan.stage for stage in remote]):
             group = [stage for stage in remote if stage.plan.stage in names]
-            order = self._order(group, job_name(group, "TIME"), self._known_site)
+            order = make_order(
+                *(group, job_name(group, "TIME"), self._known_site, self._settings, self._cache),
+                data=self._data,
+                others=self._maybe_others,
+            )
             rows = [("upload", "bytes", "to"), *map(self._described, order.sendings)]
             described.append(
-                Described(f"Create{state.WORDS[order.kind]}", rows, requests.shown(json.dumps(order.request, indent=1)))
+                Described(
+                    f"Create{state.WORDS[order.kind]}",
+                    rows,
+                    requests.shown(json.dumps(order.request, indent=1, ensure_ascii=False)),
+                )
             )
         estimate = self._estimate([stage.plan.stage for stage in stages])
         return [

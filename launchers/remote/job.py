@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from launchers.base import HostEnd, LostTouch, Stage
-from launchers.cache import StageFolder
+from launchers.cache import HANDLE, StageFolder
 from launchers.remote import partition, state
 from launchers.remote.archive import extract
 from launchers.remote.aws import THROTTLED, Aws, AwsError, ConnectionLost, CredentialsError
@@ -24,17 +24,17 @@ from launchers.remote.logs import Logs
 from launchers.remote.s3 import Location, exists
 from launchers.remote.state import State
 from videolift.entry import SIGNALLED, STOPPED_EXIT_CODE
-from videolift.errors import StageError
+from videolift.errors import StageError, VideoliftError
 from videolift.events import PREFIX, Event, Events, parse, read
 from videolift.workspace import Kind
 
 SERVICE = "service"  # what stands in place of a host for what SageMaker itself says
-HANDLE = "job.json"  # in the folder of a stage: the job that computes it, or did
 FETCHED = ".fetched-"  # begins the name of a folder beside it, until all has arrived
 LONGEST_BACK_OFF_S = 60.0
 QUIET_S = 10.0  # without a line, after which an ended job is taken to have said everything
 TRANSIENT = {*THROTTLED, "500", "503", "InternalFailure", "InternalServerError", "InternalError", "ServiceUnavailable"}
 UNKNOWN_EXIT_CODE = 1
+GONE = {"NoSuchKey", "404"}
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,12 @@ class Handle:
     job: str
     kind: Kind
     region: str
+    account: str
     stages: dict[str, str]  # name -> id
 
     def save(self, folders: Sequence[StageFolder]) -> None:
         """Write it, whole or not at all."""
-        text = json.dumps({"job": self.job, "kind": self.kind.value, "region": self.region, "stages": self.stages})
+        text = json.dumps({**vars(self), "kind": self.kind.value})
         for folder in folders:
             temporary = folder.path / f"{HANDLE}.{os.getpid()}.tmp"
             temporary.write_text(text, encoding="utf-8")
@@ -61,7 +62,7 @@ def read_handle(folder: Path) -> Handle | None:
     if not file.is_file():
         return None
     found = json.loads(file.read_text(encoding="utf-8"))
-    return Handle(found["job"], Kind(found["kind"]), found["region"], found["stages"])
+    return Handle(**{**found, "kind": Kind(found["kind"])})
 
 
 class RemoteJob:
@@ -80,6 +81,7 @@ class RemoteJob:
         self._told_steps = 0
         self._ends: dict[tuple[str, str], Event] = {}  # by host and stage
         self._collected = False
+        self._stopped = False  # by us
 
     def follow(self) -> Iterator[tuple[str, str]]:
         poll_s = self._aws.settings.poll_s
@@ -94,7 +96,19 @@ class RemoteJob:
             try:
                 self._collect(self._state)
             except AwsError as error:
-                raise LostTouch(f"the job is completed, but its results are not here yet: {error}") from error
+                raise self._not_collected(error) from error
+
+    def _not_collected(self, error: AwsError) -> VideoliftError:
+        """Return what to tell where the results of a completed job cannot be fetched."""
+        if error.code in GONE:
+            self._forget(self.stages)
+            return StageError(
+                f"the job is completed, but its results are gone: {error}; the same command computes anew"
+            )
+        files = " and ".join(str(stage.folder.path / HANDLE) for stage in self.stages)
+        return LostTouch(
+            f"the job is completed, but its results cannot be fetched: {error}\n  (without {files} it is computed anew)"
+        )
 
     def _rest(self, poll_s: float) -> Iterator[tuple[str, str]]:
         """Yield what comes late: lines reach CloudWatch some seconds after they were printed."""
@@ -135,10 +149,10 @@ class RemoteJob:
                     yield host, line
                 return
             except CredentialsError as error:
-                raise LostTouch(str(error)) from error
+                raise LostTouch(f"{error}; the job goes on") from error
             except AwsError as error:
                 if not isinstance(error, ConnectionLost) and error.code not in TRANSIENT:
-                    raise LostTouch(str(error)) from error
+                    raise LostTouch(f"{error}; the job goes on") from error
                 wait_s = min(2 * wait_s, LONGEST_BACK_OFF_S)
                 yield self._say(f"{error}; the job goes on, trying again in {wait_s:.0f} s", "warning")
                 time.sleep(wait_s)
@@ -184,6 +198,7 @@ class RemoteJob:
         return SERVICE, f"{PREFIX}{json.dumps(event)}"
 
     def stop(self, grace_s: float) -> None:
+        self._stopped = True
         state.stop(self._client, self._handle.kind, self._handle.job)
 
     def ends(self) -> list[HostEnd]:
@@ -193,10 +208,25 @@ class RemoteJob:
         told = [self._end(str(e["host"]), int(e["exit_code"]), str(e["reason"])) for e in bad]
         if found.status == "Completed":
             return told
+        if found.status == "Stopped" and (ran_out := self._ran_out(found)):
+            return [HostEnd(SERVICE, StageError.exit_code, *ran_out)]
         if found.status == "Stopped":
             return [HostEnd(host, STOPPED_EXIT_CODE, "") for host in found.hosts]
         failed = [end for end in told if end.exit_code != STOPPED_EXIT_CODE]
         return failed or [self._as_told_by_the_service(found)]
+
+    def _ran_out(self, found: State) -> tuple[str, str] | None:
+        """Return (reason, remedy) where the service stopped the job because its time was over."""
+        if found.kind is Kind.training:
+            limits = {"MaxRuntimeExceeded": "max_run_s", "MaxWaitTimeExceeded": "max_wait_s"}
+            setting = next((limits[step.name] for step in found.steps if step.name in limits), None)
+            key = "train"
+        else:
+            ran_s, key = found.run_s or 0, "preprocess"
+            setting = "max_run_s" if not self._stopped and ran_s >= self._aws.settings.preprocess.max_run_s else None
+        if setting is None:
+            return None
+        return f"the service stopped it: backend.{key}.{setting} was over", f"raise backend.{key}.{setting}"
 
     def _as_told_by_the_service(self, found: State) -> HostEnd:
         reason = found.message or found.failure
@@ -228,8 +258,8 @@ class RemoteJob:
         else:
             self._unpack(s3, output)
         self._note_service(found)
-        self._collected = True
         self._find_finished()
+        self._collected = True
 
     def _unpack(self, s3: Any, output: Location) -> None:
         for left in self.stages[0].folder.path.glob(f"{FETCHED}*"):
@@ -242,8 +272,13 @@ class RemoteJob:
                 file = folder / f"{archive}.tar.gz"
                 download_file(s3, output / file.name, file)
                 extract(file, folder / archive)
+            # AWS's page has the content of output/data at the top; the SDK's own local mode has data/ above it.
+            top = folder / "output" / "data" if (folder / "output" / "data").is_dir() else folder / "output"
             for stage in self.stages:
-                _put(folder / "output" / stage.plan.stage, stage.folder.first.output)
+                first, *others = stage.hosts
+                _put(top / stage.plan.stage, stage.folder.workspace(first).output)
+                for host in others:
+                    _put(top / f"{stage.plan.stage}-{host}", stage.folder.workspace(host).output)
             for space in trained:
                 _put(folder / "model", space.model)
 
@@ -287,7 +322,8 @@ class RemoteJob:
             if not any(name == stage.plan.stage for _, name in self._ends):
                 raise StageError(
                     f"{self._handle.job}: is completed, but its output has nothing of {stage.plan.stage}; see "
-                    f"{self._state.output if self._state else 'S3'}"
+                    f"{self._state.output if self._state else 'S3'}. Without {stage.folder.path / HANDLE} it is "
+                    "computed anew"
                 )
             self.finished.append(stage)
 
@@ -301,14 +337,21 @@ class RemoteJob:
             self.stop(0)
         elif found.status != "Completed" or self._collected:
             finished = {stage.plan.id for stage in self.finished}
-            for stage in (s for s in self.stages if s.plan.id not in finished):
-                (stage.folder.path / HANDLE).unlink(missing_ok=True)
+            self._forget([stage for stage in self.stages if stage.plan.id not in finished])
+
+    def forget(self) -> None:
+        """Keep nothing of a job that was never made."""
+        self._forget(self.stages)
+
+    def _forget(self, stages: Sequence[Stage]) -> None:
+        for stage in stages:
+            (stage.folder.path / HANDLE).unlink(missing_ok=True)
 
 
 def _put(fetched: Path, place: Path) -> None:
-    """Put a folder that was fetched, which may be missing, in its place."""
+    """Put a folder that was fetched, which may be missing, in the place of what an earlier try left there."""
+    shutil.rmtree(place, ignore_errors=True)
     if fetched.is_dir():
-        shutil.rmtree(place, ignore_errors=True)
         place.parent.mkdir(parents=True, exist_ok=True)
         fetched.replace(place)
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from launchers.remote.aws import explained
+from launchers.remote.aws import AwsError, explained
 from videolift.workspace import Kind
 
 GROUPS = {Kind.training: "/aws/sagemaker/TrainingJobs", Kind.processing: "/aws/sagemaker/ProcessingJobs"}
@@ -64,17 +64,26 @@ class Logs:
                     return sorted(found)
                 asked["nextToken"] = page["nextToken"]
 
+    def _page(self, stream: str, token: str | None) -> dict[str, Any]:
+        with explained("logs:GetLogEvents", self._job):
+            page: dict[str, Any] = self._client.get_log_events(
+                logGroupName=self._group,
+                logStreamName=stream,
+                startFromHead=True,
+                **({"nextToken": token} if token else {}),
+            )
+            return page
+
     def _of_stream(self, stream: str) -> Iterator[tuple[str, str]]:
         host = stream.rpartition("/")[2].rpartition("-")[0]
         while True:
             token = self._tokens[stream]
-            with explained("logs:GetLogEvents", self._job):
-                page = self._client.get_log_events(
-                    logGroupName=self._group,
-                    logStreamName=stream,
-                    startFromHead=True,
-                    **({"nextToken": token} if token else {}),
-                )
+            try:
+                page = self._page(stream, token)
+            except AwsError as error:
+                if error.code != "InvalidParameterException" or token is None:
+                    raise
+                page = self._page(stream, None)  # a token holds for a day; what is read again is not recorded again
             self._tokens[stream] = page["nextForwardToken"]
             self._waiting.extend((host, event["message"].rstrip("\n")) for event in page["events"])
             yield from self._taken()

@@ -24,30 +24,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from launchers.config import Backend
 from launchers.reachability import why_unreachable
 from launchers.remote import partition, quotas
 from launchers.remote.aws import DENIED, Aws, AwsError, explained
 from launchers.remote.identity import find_role
-from launchers.remote.instances import type_problem
 from launchers.remote.quotas import Machines
 from launchers.remote.settings import setting_problems
 from videolift.errors import ConfigError, VideoliftError
 
 SERVICE = "sagemaker.amazonaws.com"  # as roles trust it, in every partition
 NO_BUCKET = {"404", "NoSuchBucket"}
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a run needs of AWS."""
-
-    machines: Sequence[Machines] = ()
-    images: Mapping[str, str] = field(default_factory=dict)  # stage -> URI
-    bucket: str | None = None  # None: the default one
-    role: str | None = None  # ARN; None: found as for a run
-    tracking_uri: str | None = None
-    tracking_timeout_s: float = 5
 
 
 @dataclass
@@ -62,17 +48,39 @@ class Found:
         self.notes += [note for note in other.notes if note not in self.notes]
 
 
-def find_problems(aws: Aws, needs: Needs) -> Found:
-    """Return all that is wrong, each with its remedy; nothing is changed."""
+def find_problems(aws: Aws, tracking_uri: str | None = None, tracking_timeout_s: float = 5) -> Found:
+    """Return all that is wrong with the way to AWS, each with its remedy; nothing is changed."""
     with ThreadPoolExecutor() as pool:
-        offline = [pool.submit(_settings, aws.settings, needs), pool.submit(_tracking, needs)]
-        entry, checks = _entry(aws, needs)
+        offline = [
+            pool.submit(lambda: Found(list(setting_problems(aws.settings)))),
+            pool.submit(_tracking, tracking_uri, tracking_timeout_s),
+        ]
+        entry, checks = _entry(aws)
         online = [pool.submit(_guarded, check) for check in checks]
         found = Found()
         for result in (*offline, *online):
             found.add(result.result())
     entry.add(found)  # what everything else hangs on comes first
     return entry
+
+
+def find_job_problems(aws: Aws, machines: Sequence[Machines], images: Mapping[str, str]) -> Found:
+    """Return all that keeps jobs from starting where the way is free: missing images, too small quotas.
+
+    Args:
+        images: by ``preprocess`` and ``train``.
+    """
+    ecr, limits = aws.client("ecr"), quotas.client(aws)
+    region, account = aws.region, aws.account
+    found = Found()
+    checks: list[Callable[[], Found]] = [
+        partial(_image, ecr, stage, uri, region, account) for stage, uri in images.items()
+    ]
+    if machines:
+        checks.append(lambda: Found(*quotas.too_small(limits, machines, region)))
+    for check in checks:
+        found.add(_guarded(check))
+    return found
 
 
 def trusts_sagemaker(policy: Mapping[str, Any]) -> bool:
@@ -88,27 +96,17 @@ def region_of_location(constraint: str | None) -> str:
 # ---- what needs no AWS
 
 
-def _settings(backend: Backend, needs: Needs) -> Found:
-    wrong_types = (
-        f"{machines.key}.instance_type: {wrong}"
-        for machines in needs.machines
-        if (wrong := type_problem(machines.kind, machines.instance_type))
-    )
-    return Found(list(dict.fromkeys([*setting_problems(backend), *wrong_types])))
-
-
-def _tracking(needs: Needs) -> Found:
-    uri = needs.tracking_uri
+def _tracking(uri: str | None, timeout_s: float) -> Found:
     if uri is None or not uri.startswith(("http://", "https://")):
         return Found()
-    reason = why_unreachable(uri, needs.tracking_timeout_s, fresh=True)
+    reason = why_unreachable(uri, timeout_s, fresh=True)
     return Found([f"tracking.uri: {reason}; start it, say another, or say tracking=none"] if reason else [])
 
 
 # ---- the way in
 
 
-def _entry(aws: Aws, needs: Needs) -> tuple[Found, list[Callable[[], Found]]]:
+def _entry(aws: Aws) -> tuple[Found, list[Callable[[], Found]]]:
     """Find out who and where we are, and return the checks that make sense then."""
     try:
         region = _region(aws)
@@ -116,20 +114,16 @@ def _entry(aws: Aws, needs: Needs) -> tuple[Found, list[Callable[[], Found]]]:
     except VideoliftError as error:
         return Found([str(error), *_without_credentials(aws, error)]), []
     found = Found()
-    role = needs.role
-    if role is None:
-        try:
-            role = find_role(aws)
-        except VideoliftError as error:
-            found.problems.append(str(error))
+    role = None
+    try:
+        role = find_role(aws)
+    except VideoliftError as error:
+        found.problems.append(str(error))
     # Clients cannot be made in several threads at once.
-    s3, iam, ecr = (aws.client(name) for name in ("s3", "iam", "ecr"))
-    limits = quotas.client(aws)
-    bucket = needs.bucket or aws.settings.bucket or partition.default_bucket(region, account)
+    s3, iam = (aws.client(name) for name in ("s3", "iam"))
+    bucket = aws.settings.bucket or partition.default_bucket(region, account)
     checks: list[Callable[[], Found]] = [
         lambda: _bucket(s3, bucket, region, account),
-        lambda: Found(*quotas.too_small(limits, needs.machines, region)),
-        *(partial(_image, ecr, stage, uri, region, account) for stage, uri in needs.images.items()),
     ]
     if role is not None:
         checks.append(lambda: _role(iam, role, account))

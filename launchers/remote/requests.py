@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from launchers.config import Backend
+from launchers.redaction import redacted_text
 from launchers.remote.instances import has_local_disks
 from launchers.remote.s3 import Location
 from launchers.remote.site import UNKNOWN_ACCOUNT, UNRESOLVED, Site
 from launchers.remote.trainer import Training
 from videolift.plan import Plan, to_plain
-from videolift.workspace import CONTAINER_ROOT, PROCESSING_OUTPUT, Kind
+from videolift.workspace import CONTAINER_ROOT, PROCESSING_OUTPUT
 
 INPUT = f"{CONTAINER_ROOT}/processing/input"
 CODE_CHANNEL = "code"
@@ -204,8 +205,4 @@ def _vpc(settings: Backend) -> dict[str, list[str]]:
 def shown(text: str) -> str:
     """Return a text of a plan with what is not known marked."""
     text = re.sub(rf"arn:[\w-]+:iam::{UNKNOWN_ACCOUNT}:role/unresolved", UNRESOLVED, text)
-    return text.replace(UNKNOWN_ACCOUNT, UNRESOLVED)
-
-
-def kind_of(stage: str) -> Kind:
-    return Kind.processing if stage == "preprocess" else Kind.training
+    return redacted_text(text.replace(UNKNOWN_ACCOUNT, UNRESOLVED))

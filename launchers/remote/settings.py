@@ -13,7 +13,8 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 
-from launchers.config import Backend, Resources, TrainJob, Where
+from launchers.config import Backend, Mode, PreprocessJob, Resources, TrainJob, Where
+from launchers.redaction import redacted_text
 from launchers.remote import instances, partition
 from videolift.workspace import Kind
 
@@ -29,6 +30,7 @@ MAX_SUBNETS, MAX_SECURITY_GROUPS = 16, 5
 
 VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|(?:API|ACCESS|PRIVATE)_?KEY", re.IGNORECASE)
 ROLE_NAME = re.compile(r"/?(?:[\w+=,.@-]+/)*[\w+=,.@-]{1,64}", re.ASCII)
 KMS_KEY = re.compile(
     r"(?:arn:(?P<partition>aws[a-z-]*):kms:[a-z0-9-]+:\d{12}:)?"
@@ -58,6 +60,8 @@ def setting_problems(backend: Backend) -> Iterator[str]:
             yield f"backend.{key}: must be above 0 US dollars, got {value}"
     if backend.preprocess.where is Where.job:
         yield from _job_problems("backend.preprocess", Kind.processing, backend.preprocess)
+    else:
+        yield from _unused_problems(backend.preprocess)
     yield from _job_problems("backend.train", Kind.training, backend.train)
     yield from _training_problems(backend.train)
 
@@ -76,7 +80,22 @@ def _job_problems(key: str, kind: Kind, job: Resources) -> Iterator[str]:
         yield f"{key}.max_run_s: must be from 1 to {MAX_RUN_S[kind]} seconds ({days} days), got {job.max_run_s}"
 
 
+def _unused_problems(preprocess: PreprocessJob) -> Iterator[str]:
+    """Name what would silently do nothing where arrays are made on this machine."""
+    plain = PreprocessJob()
+    for key in ("mode", "image", "base_image", "instance_type", "volume_gb", "max_run_s"):
+        if getattr(preprocess, key) != getattr(plain, key):
+            yield f"backend.preprocess.{key}: is for a job, and where=local makes the arrays here; leave it out"
+
+
 def _training_problems(train: TrainJob) -> Iterator[str]:
+    of_aws = train.image is None and train.mode is Mode.byos
+    if not of_aws and train.framework_version != TrainJob.framework_version:
+        yield "backend.train.framework_version: is of AWS's image, which mode=byoc and image= do not use; leave it out"
+    if of_aws and train.base_image != TrainJob.base_image:
+        yield "backend.train.base_image: is of our image, which mode=byos does not use; say mode=byoc, or leave it out"
+    if train.image is None and train.mode is Mode.byoc and instances.has_gpu(train.instance_type):
+        yield from _without_cuda(train)
     if train.spot and not train.checkpoints:
         yield (
             "backend.train.spot: an interrupted training without checkpoints starts all over again; "
@@ -94,6 +113,14 @@ def _training_problems(train: TrainJob) -> Iterator[str]:
         yield f"backend.train.keep_alive_s: must be from 0 to {MAX_KEEP_ALIVE_S} seconds, got {train.keep_alive_s}"
     elif train.keep_alive_s and train.spot:
         yield "backend.train.keep_alive_s: SageMaker keeps no spare capacity warm; leave it or backend.train.spot out"
+
+
+def _without_cuda(train: TrainJob) -> Iterator[str]:
+    if train.base_image == TrainJob.base_image:
+        yield (
+            f"backend.train.mode: our image on {train.base_image} brings no CUDA, so {train.instance_type} would train "
+            "on its processor; say mode=byos for AWS's image, or a base_image that has TensorFlow for GPUs"
+        )
 
 
 def _role_problems(backend: Backend) -> Iterator[str]:
@@ -165,6 +192,8 @@ def _environment_problems(backend: Backend) -> Iterator[str]:
             yield f"backend.environment: {name!r} is no variable's name; it has letters, digits and _"
         elif name in CREDENTIALS:
             yield f"backend.environment: {name} would show in the console; jobs get their permissions from backend.role"
+        elif SECRET_NAME.search(name) or redacted_text(value) != value:
+            yield f"backend.environment: {name} looks like a secret, and would show in the console; no job needs one"
         elif len(name) > longest or len(value) > longest:
             yield f"backend.environment: {name[:40]} is too long; a name and a value have at most {longest} characters"
 

@@ -105,7 +105,11 @@ def _run_each(workspace: Workspace, stages: list[str], stop: Stop) -> int:
         if code < 0:
             code = _told_of_kill(workspace.of_stage(name), name, -code)
         if code:
-            return 0 if name != "train" and "train" in stages and not stop.requested else code
+            if name == "train" or "train" not in stages or stop.requested:
+                return code
+            # The service keeps the model of a job that succeeds; what failed is told by the events.
+            workspace.failure_file.unlink(missing_ok=True)
+            return 0
     return 0
 
 

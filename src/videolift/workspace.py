@@ -52,11 +52,12 @@ class Workspace:
     def output(self) -> Path:
         """Folder of everything but the model: becomes output.tar.gz, or the output of a processing job.
 
-        The hosts of a processing job write to one place in S3, so each has a folder of its own.
+        What several hosts write ends in one place in S3, and no two of them may write to a folder of the same name.
         """
         if self.kind is Kind.processing:
             return self.root / PROCESSING_OUTPUT / self.host
-        return self.root / TRAINING_OUTPUT / self.stage
+        own = f"-{self.host}" if self.stage and self.host != self.hosts[0] else ""
+        return self.root / TRAINING_OUTPUT / f"{self.stage}{own}"
 
     @property
     def parts(self) -> Path:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,11 @@ from botocore.config import Config
 from launchers.config import Backend, PreprocessJob, TrainJob
 from launchers.remote import preflight, quotas
 from launchers.remote.aws import Aws
-from launchers.remote.preflight import Found, Needs, find_problems, region_of_location, trusts_sagemaker
+from launchers.remote.preflight import Found, find_job_problems, find_problems, region_of_location, trusts_sagemaker
 from tests.json_service import JsonService, Refused, json_service
 from tests.moto_server import forget_everything, free_port, front_of, moto_server, use
 from tests.remote import iam
+from videolift.errors import VideoliftError
 from videolift.workspace import Kind
 
 BACKEND = Backend(name="sagemaker-remote", region="us-east-1", role="Jobs")
@@ -84,9 +85,22 @@ def settings(**given: Any) -> Backend:
     return replace(BACKEND, **given)
 
 
-def look(backend: Backend = BACKEND, **needs: Any) -> Found:
-    machines = quotas.machines_of(backend, list(Kind))
-    return find_problems(Aws(backend), Needs(**{"machines": machines, **needs}))
+def look(
+    backend: Backend = BACKEND,
+    images: Mapping[str, str] | None = None,
+    machines: Sequence[quotas.Machines] | None = None,
+    **tracking: Any,
+) -> Found:
+    """Look at the way to AWS, and where it is free at what jobs need."""
+    aws = Aws(backend)
+    found = find_problems(aws, **tracking)
+    try:
+        assert aws.account
+    except VideoliftError:  # the way is not free
+        return found
+    asked = quotas.machines_of(backend, list(Kind)) if machines is None else machines
+    found.add(find_job_problems(aws, asked, images or {}))
+    return found
 
 
 def keys(found: Found) -> list[str]:
@@ -231,7 +245,7 @@ def test_the_owner_of_the_bucket_is_asked_for() -> None:
         "before-send.s3.HeadBucket",
         lambda request, **_: expected.append(request.headers.get("x-amz-expected-bucket-owner")),
     )
-    find_problems(aws, Needs())
+    find_problems(aws)
     assert [value.decode() if isinstance(value, bytes) else value for value in expected] == [iam.ACCOUNT]
 
 
@@ -242,7 +256,7 @@ def test_where_s3_does_not_tell_the_region_at_once_it_is_asked_for() -> None:
         aws.client("s3").meta.events.register(
             "after-call.s3.HeadBucket", lambda parsed, **_: parsed.pop("BucketRegion", None)
         )
-        assert keys(find_problems(aws, Needs())) == problems
+        assert keys(find_problems(aws)) == problems
 
 
 @pytest.mark.parametrize(

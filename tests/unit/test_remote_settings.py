@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from botocore.loaders import create_loader
 
-from launchers.config import Backend, PreprocessJob, TrainJob, Where
+from launchers.config import Backend, Mode, PreprocessJob, TrainJob, Where
 from launchers.remote import settings
 from launchers.remote.settings import setting_problems
 from videolift.workspace import Kind
@@ -40,7 +40,7 @@ def test_everything_that_may_be_set_may_be_set() -> None:
             job_tags={"cost center": "研究/42"},
             max_cost=10.0,
             price_per_hour=0.5,
-            train=TrainJob(instance_type="ml.g5.xlarge", spot=True, max_run_s=3600, max_wait_s=7200),
+            train=TrainJob(mode=Mode.byos, instance_type="ml.g5.xlarge", spot=True, max_run_s=3600, max_wait_s=7200),
         )
         == []
     )
@@ -121,10 +121,37 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert len(found) == 5
 
 
-def test_the_job_of_a_stage_that_runs_here_is_not_looked_at() -> None:
-    wrong = PreprocessJob(instance_type="laptop", volume_gb=0, where=Where.local)
-    assert problems(preprocess=wrong) == []
-    assert problems(preprocess=wrong, environment={"A": "x" * 512}) == [], "processing would take 256"
+def test_a_stage_that_runs_here_has_no_job_to_set() -> None:
+    here = PreprocessJob(where=Where.local)
+    assert problems(preprocess=here, environment={"A": "x" * 512}) == [], "processing would take 256"
+    unused = PreprocessJob(instance_type="laptop", volume_gb=0, where=Where.local)
+    wrong = problems(preprocess=unused)
+    assert [line.partition(":")[0] for line in wrong] == [
+        "backend.preprocess.instance_type",
+        "backend.preprocess.volume_gb",
+    ]
+
+
+def test_settings_of_the_other_image_are_told() -> None:
+    (version,) = problems(train=TrainJob(mode=Mode.byoc, framework_version="2.19.0"))
+    assert "framework_version: is of AWS's image" in version
+    (base,) = problems(train=TrainJob(mode=Mode.byos, base_image="mine:1"))
+    assert "base_image: is of our image" in base
+
+
+def test_our_image_without_cuda_is_not_for_gpus() -> None:
+    (wrong,) = problems(train=TrainJob(mode=Mode.byoc, instance_type="ml.g5.xlarge"))
+    assert "brings no CUDA" in wrong
+    assert problems(train=TrainJob(mode=Mode.byoc, instance_type="ml.g5.xlarge", base_image="mine:gpu")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MY_TOKEN", "x"), ("DB_PASSWORD", "x"), ("PIP_INDEX_URL", "https://aws:secret@host/simple")]
+)
+def test_what_looks_like_a_secret_is_refused(name: str, value: str) -> None:
+    (wrong,) = problems(environment={name: value})
+    assert f"{name} looks like a secret" in wrong
+    assert "secret@" not in wrong
 
 
 @pytest.mark.parametrize("role", ["Jobs", "service-role/Jobs", "/a/b/Jobs", ROLE, ROLE.replace("aws:", "aws-cn:")])
