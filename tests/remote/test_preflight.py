@@ -11,7 +11,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from launchers.config import Backend, PreprocessJob, TrainJob
+from launchers.config import Backend, Mode, PreprocessJob, TrainJob
 from launchers.remote import preflight, quotas
 from launchers.remote.aws import Aws
 from launchers.remote.preflight import Found, find_job_problems, find_problems, region_of_location, trusts_sagemaker
@@ -190,7 +190,7 @@ def test_a_profile_that_does_not_exist() -> None:
 def test_credentials_that_aws_does_not_know(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with iam.enforced(moto), front_of(moto) as front:
         monkeypatch.setenv("AWS_ENDPOINT_URL", front.url)
-        found = look()
+        found = find_problems(Aws(BACKEND))
     assert len(found.problems) == 1
     assert "the AWS credentials are not valid" in found.problems[0]
     assert len(front.requests) == 1, "nothing else is asked then"
@@ -391,7 +391,7 @@ def with_quotas(values: Mapping[str, float], backend: Backend, monkeypatch: pyte
 
 
 def test_a_quota_that_is_too_small_says_where_to_ask_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = settings(train=TrainJob(instance_type="ml.g5.xlarge", instance_count=2))
+    backend = settings(train=TrainJob(mode=Mode.byos, instance_type="ml.g5.xlarge", instance_count=2))
     found = with_quotas({**PLENTY, "ml.g5.xlarge for training job usage": 1.0}, backend, monkeypatch)
     assert len(found.problems) == 1
     assert "backend.train.instance_count: 2 asked for" in found.problems[0]
