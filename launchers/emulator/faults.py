@@ -14,12 +14,13 @@ from typing import Any
 
 from launchers.emulator.answers import ServiceError
 
-ON_REQUESTS = ("throttle", "error", "drop", "expired")
+ON_REQUESTS = ("throttle", "error", "drop", "lose", "expired")
 ON_JOBS = ("capacity", "interrupt", "kill_host", "slow_logs")
 KEYS = {
     "throttle": {"operation", "times"},
     "error": {"operation", "times", "status", "code", "message"},
     "drop": {"operation", "times"},
+    "lose": {"operation", "times"},  # as drop, but what was asked for is done
     "expired": {"operation", "times"},
     "capacity": {"job", "times"},
     "interrupt": {"job", "after_s", "when_log_contains", "times"},
@@ -98,8 +99,8 @@ class Faults:
         with self._lock:
             self._faults.clear()
 
-    def apply(self, service: str, operation: str) -> None:
-        """Raise what a request is to suffer, if anything.
+    def apply(self, service: str, operation: str) -> bool:
+        """Raise what a request is to suffer, if anything, and return whether its answer is to be lost.
 
         Raises:
             ServiceError: the answer of the service.
@@ -107,7 +108,9 @@ class Faults:
         """
         fault = self._take_for_request(operation)
         if fault is None:
-            return
+            return False
+        if fault.kind == "lose":
+            return True
         if fault.kind == "drop":
             raise DropConnection
         if fault.kind == "throttle":

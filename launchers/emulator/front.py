@@ -35,9 +35,11 @@ class Front:
             return start_response(status, *arguments, **options)
 
         try:
-            if not call.is_role:
-                self._faults.apply(call.service, call.operation)
-            return self._answer(call, environ, noted)
+            lost = not call.is_role and self._faults.apply(call.service, call.operation)
+            answer = self._answer(call, environ, noted)
+            if lost:
+                raise DropConnection
+            return answer
         except ServiceError as error:
             drain(environ)  # a client that is still sending would not read the answer
             return reply_error(noted, call.service, environ["REQUEST_METHOD"], error)
