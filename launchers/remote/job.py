@@ -173,17 +173,18 @@ class RemoteJob:
         self._state = found
 
     def _introduce(self, found: State) -> Iterator[tuple[str, str]]:
-        region, kind, job = self._aws.region, self._handle.kind, self._handle.job
-        links = {
-            "console": partition.job_link(region, kind, job),
-            "logs": partition.logs_link(region, kind, job),
-        }
-        yield self._say(f"job {job} on {found.instances} x {found.instance_type}")
+        kind, links = self._handle.kind, self._links()
+        yield self._say(f"job {self._handle.job} on {found.instances} x {found.instance_type}")
         if links["console"]:
             yield self._say(str(links["console"]))
         for key, value in {"arn": found.arn, **links}.items():
             if value:
                 yield self._event("tag", key=f"sagemaker.{kind.value}.{key}", value=value)
+
+    def _links(self) -> dict[str, str | None]:
+        """Return where the console shows the job; nowhere in a partition without a public one."""
+        region, kind, job = self._aws.region, self._handle.kind, self._handle.job
+        return {"console": partition.job_link(region, kind, job), "logs": partition.logs_link(region, kind, job)}
 
     def _note(self, host: str, line: str) -> None:
         event = parse(line)
@@ -296,10 +297,9 @@ class RemoteJob:
             events.tag(f"sagemaker.{kind}.job", job)
             events.tag(f"sagemaker.{kind}.arn", found.arn)
             events.tag(f"sagemaker.{kind}.instances", f"{found.instances} x {found.instance_type}")
-            for key, link in (
-                ("console", partition.job_link(region, found.kind, job)),
-                ("logs", partition.logs_link(region, found.kind, job)),
-            ):
+            place = Location.parse(found.output)
+            links = {**self._links(), "output": partition.s3_link(region, place.bucket, place.key)}
+            for key, link in links.items():
                 if link:
                     events.tag(f"sagemaker.{kind}.{key}", link)
             for step in found.steps:

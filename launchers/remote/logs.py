@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from launchers.remote.aws import AwsError, explained
+from launchers.remote.partition import LOG_GROUPS
 from videolift.workspace import Kind
 
-GROUPS = {Kind.training: "/aws/sagemaker/TrainingJobs", Kind.processing: "/aws/sagemaker/ProcessingJobs"}
 NO_GROUP = "ResourceNotFoundException"  # until the first job of an account writes its first line
 
 
@@ -24,7 +24,7 @@ class Logs:
 
     def __init__(self, client: Any, kind: Kind, job: str) -> None:
         self._client = client
-        self._group = GROUPS[kind]
+        self._group = LOG_GROUPS[kind]
         self._job = job
         self._tokens: dict[str, str | None] = {}  # by stream
         self._waiting: deque[tuple[str, str]] = deque()  # read, and maybe not taken: whoever takes may be interrupted

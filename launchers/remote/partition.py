@@ -79,10 +79,6 @@ def region_problem(region: str) -> str | None:
 # ---- ARNs and names
 
 
-def job_arn(region: str, account: str, kind: Kind, job: str) -> str:
-    return f"arn:{partition_of(region).name}:sagemaker:{region}:{account}:{kind.value}-job/{job}"
-
-
 def role_arn(region: str, account: str, role: str) -> str:
     """Return the ARN of a role.
 
@@ -92,18 +88,9 @@ def role_arn(region: str, account: str, role: str) -> str:
     return f"arn:{partition_of(region).name}:iam::{account}:role/{role.lstrip('/')}"
 
 
-def bucket_arn(region: str, bucket: str, key: str = "") -> str:
-    """Return the ARN of a bucket, or of objects in it where a key or a pattern is given."""
-    return f"arn:{partition_of(region).name}:s3:::{bucket}" + (f"/{key.lstrip('/')}" if key else "")
-
-
 def default_bucket(region: str, account: str) -> str:
     """Return the bucket that the SageMaker SDK uses too when none is named."""
     return f"sagemaker-{region}-{account}"
-
-
-def s3_uri(bucket: str, key: str = "") -> str:
-    return f"s3://{bucket}/{key.lstrip('/')}" if key else f"s3://{bucket}"
 
 
 def registry(region: str, account: str) -> str:

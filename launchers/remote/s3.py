@@ -166,21 +166,6 @@ def encryption_of(kms_key: str | None) -> dict[str, str]:
     return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
 
 
-def write_bytes(client: Any, location: Location, content: bytes, *, kms_key: str | None = None) -> None:
-    """Write a small object; S3 refuses what arrives damaged."""
-    digest = hashlib.sha256(content).hexdigest()
-    with explained("s3:PutObject", location.uri):
-        client.put_object(
-            Bucket=location.bucket,
-            Key=location.key,
-            Body=content,
-            ChecksumAlgorithm="SHA256",
-            ChecksumSHA256=base64_of(digest),
-            Metadata={SHA256_METADATA: digest},
-            **encryption_of(kms_key),
-        )
-
-
 def read_bytes(client: Any, location: Location) -> bytes:
     """Return a small object.
 

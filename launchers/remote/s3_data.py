@@ -72,10 +72,6 @@ class Shadow:
             raise DataError(f"{path}: is not among the objects of {self.location}; put it there and run it again")
         return self.objects[name].identity
 
-    def place_of(self, path: Path) -> Location:
-        """Return the object that a file of the shadow stands for."""
-        return self.location / path.relative_to(self.root).as_posix()
-
 
 def shadow(client: Any, location: Location, folder: Path, progress: Callable[[int, int], None] | None = None) -> Shadow:
     """Make or refresh the shadow of what lies below a location.

@@ -19,7 +19,7 @@ from launchers.remote import aws, parallel, s3, upload
 from launchers.remote.aws import Aws, AwsError, ConnectionLost
 from launchers.remote.download import download_file, download_prefix
 from launchers.remote.parallel import in_parallel
-from launchers.remote.s3 import Location, list_keys, read_bytes, write_bytes
+from launchers.remote.s3 import Location, list_keys, read_bytes
 from launchers.remote.s3_data import shadow
 from launchers.remote.upload import part_bytes, plan_upload
 from tests.moto_server import Fault, Front, Request, forget_everything, front_of, moto_server, use
@@ -40,6 +40,13 @@ ODD_NAMES = [
     "~!@$^*,;:|<>.avi",
 ]
 BIG = (32 << 20) + 12_345
+
+
+def write_bytes(client: Any, location: Location, content: bytes) -> None:
+    """Write an object as others would who know S3."""
+    digest = hashlib.sha256(content).digest()
+    checksum = {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": base64.b64encode(digest).decode()}
+    client.put_object(Bucket=location.bucket, Key=location.key, Body=content, **checksum)
 
 
 @pytest.fixture(scope="module")
@@ -625,7 +632,6 @@ def test_a_manifest_of_data_in_s3_is_that_of_the_same_data_here(client: Any, fro
     remote = make_manifest(Data(source=Source.ucf101, root=str(there.root), split=Split.official), 0, there.checksum)
     local = make_manifest(Data(source=Source.ucf101, root=str(tmp_path / "here"), split=Split.official), 0)
     assert remote == local
-    assert there.place_of(there.root / "Calm/v_Calm_g01_c01.avi") == AT / "Calm/v_Calm_g01_c01.avi"
 
 
 def test_placeholders_take_no_space(client: Any, tmp_path: Path) -> None:

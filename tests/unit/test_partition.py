@@ -28,19 +28,11 @@ def test_names_of_the_standard_partition() -> None:
     assert partition.registry("eu-west-1", ACCOUNT) == "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
     assert partition.default_bucket("eu-west-1", ACCOUNT) == "sagemaker-eu-west-1-123456789012"
     assert partition.role_arn("eu-west-1", ACCOUNT, "service-role/R") == f"arn:aws:iam::{ACCOUNT}:role/service-role/R"
-    assert partition.bucket_arn("eu-west-1", "b") == "arn:aws:s3:::b"
-    assert partition.bucket_arn("eu-west-1", "b", "videolift/*") == "arn:aws:s3:::b/videolift/*"
-    arn = partition.job_arn("eu-west-1", ACCOUNT, Kind.training, "j")
-    assert arn == f"arn:aws:sagemaker:eu-west-1:{ACCOUNT}:training-job/j"
 
 
 def test_names_in_china() -> None:
     assert partition.registry("cn-northwest-1", ACCOUNT) == "123456789012.dkr.ecr.cn-northwest-1.amazonaws.com.cn"
     assert partition.role_arn("cn-north-1", ACCOUNT, "R") == f"arn:aws-cn:iam::{ACCOUNT}:role/R"
-    assert partition.bucket_arn("cn-north-1", "b") == "arn:aws-cn:s3:::b"
-    arn = partition.job_arn("cn-north-1", ACCOUNT, Kind.processing, "j")
-    assert arn == f"arn:aws-cn:sagemaker:cn-north-1:{ACCOUNT}:processing-job/j"
-    assert partition.s3_uri("b", "k/数据") == "s3://b/k/数据"
 
 
 @pytest.mark.parametrize(
