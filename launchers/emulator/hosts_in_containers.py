@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import IO
 
 from launchers import docker
+from launchers.building import recipe_of
+from launchers.config import Backend
 from launchers.container_job import own
 from launchers.docker import DockerError
 from launchers.emulator.hosts import Host, HostPlan
@@ -57,8 +59,9 @@ class ContainerHosts:
         )
 
     def has_images(self) -> bool:
-        """Tell whether there is any image that jobs of ours could run."""
-        return bool(self._images) or bool(_tags("videolift-*"))
+        """Tell whether the images are here that a run without further settings needs."""
+        ours = recipe_of(Backend(), "preprocess").tag
+        return bool(self._images) or (docker.image_id(ours) is not None and bool(_tags(STAND_IN)))
 
     def _local(self, image: str) -> str | None:
         """Return the local image that stands for an image URI."""
