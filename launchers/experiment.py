@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import signal
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
-from launchers import commands, facts, report
-from launchers.base import Described, Detached, Job, LostTouch, Stage
+from launchers import actions, commands, facts, report
+from launchers.base import Detached, Job, LostTouch, Stage
 from launchers.cache import StageFolder, event_files
 from launchers.config import Action, Config
 from launchers.display import JobDisplay
 from launchers.follow import follow
 from launchers.outputs import Outputs
-from launchers.parity import PARITY_FILE, differences, parity_table, to_csv
-from launchers.planning import KINDS, NEEDS, PlannedStage, finished_stages, planned_names, prepare_stage
-from launchers.preparing import Prepared, find_backend, make_ready, prepare
+from launchers.parity import PARITY_FILE, differences, to_csv
+from launchers.planning import KINDS, NEEDS, PlannedStage, finished_stages, prepare_stage
+from launchers.preparing import Prepared, make_ready, prepare
 from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, StageRecord, Status, is_detached
 from launchers.redaction import redacted, redacted_text
+from launchers.signals import terminate_as_interrupt
 from videolift import events
 from videolift.errors import ConfigError, DataError, StageError, Stopped, VideoliftError, as_expected
 from videolift.events import Event
@@ -71,14 +68,14 @@ def _run(config: Config, parent: str | None, label: str | None) -> int:
     console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     outputs = Outputs(Path(config.outputs).expanduser().resolve())
     if config.action is Action.sync:
-        return _sync(console, outputs, config)
+        return actions.sync(console, outputs, config)
     if config.action is Action.build:
-        return _build(console, outputs, config)
+        return actions.build(console, outputs, config)
     if config.action is Action.push:
-        return _push(console, config)
+        return actions.push(console, config)
     if config.run is not None:
         config = _again(config, outputs)
-    with _terminate_as_interrupt():
+    with terminate_as_interrupt():
         return _run_or_plan(console, outputs, config, parent, label)
 
 
@@ -88,62 +85,11 @@ def _run_or_plan(console: Console, outputs: Outputs, config: Config, parent: str
         console.print(f"note: {note}", style="yellow", soft_wrap=True)
     if config.action is Action.plan:
         report.print_plan(console, prepared, outputs)
-        report.print_described(console, _described(prepared, outputs))
+        report.print_described(console, actions.described(prepared, outputs))
         return 0
     _refuse_missing_inputs(prepared, outputs)
     prepared = make_ready(prepared, outputs, console)
     return _Run(console, outputs, prepared, parent, label).execute()
-
-
-def _described(prepared: Prepared, outputs: Outputs) -> list[Described]:
-    """Return what the backend would do, from plans that are thrown away again."""
-    finished = finished_stages(prepared.planned, outputs.cache, prepared.backend)
-    waiting = [
-        stage for name, stage in prepared.planned.items() if name in prepared.config.stages and name not in finished
-    ]
-    groups = prepared.backend.jobs([stage.name for stage in waiting])
-    with tempfile.TemporaryDirectory() as folder:
-        stages = []
-        for one in waiting:
-            together = next(names for names in groups if one.name in names)
-            inputs = {
-                need: outputs.cache.path(prepared.planned[need].id) for need in NEEDS[one.name] if need not in together
-            }
-            stages.append(prepare_stage(one, Path(folder) / one.id, prepared.manifest, prepared.data, inputs))
-        return prepared.backend.describe(stages)
-
-
-def _sync(console: Console, outputs: Outputs, config: Config) -> int:
-    from launchers import tracking
-
-    folder = outputs.run(str(config.run))
-    tracking.sync(folder, config.tracking, outputs.root)
-    console.print(f"run {config.run} is recorded in {folder.load().mlflow_uri}", soft_wrap=True)
-    return 0
-
-
-def _build(console: Console, outputs: Outputs, config: Config) -> int:
-    """Make the images of all stages asked for, and say what is in them."""
-    backend = find_backend(config, outputs)
-    stages = planned_names(config.stages)
-    with _terminate_as_interrupt():
-        backend.settle(stages, console)
-        backend.make_ready(dict.fromkeys(stages, ""), console)
-    report.print_parity(console, parity_table(backend.environments(stages)))
-    return 0
-
-
-def _push(console: Console, config: Config) -> int:
-    """Send the images of all stages asked for to the account's registry, and say what they are called there."""
-    from launchers.image import PURPOSES
-    from launchers.remote.aws import Aws
-    from launchers.remote.registry import push_images
-
-    purposes = list(dict.fromkeys(PURPOSES[stage] for stage in planned_names(config.stages)))
-    with _terminate_as_interrupt():
-        for uri in push_images(Aws(config.backend), config.backend, purposes, console):
-            console.print(uri, soft_wrap=True)
-    return 0
 
 
 def _again(config: Config, outputs: Outputs) -> Config:
@@ -172,23 +118,6 @@ def _refuse_missing_inputs(prepared: Prepared, outputs: Outputs) -> None:
             f"stages: {name} needs {need}, which is not finished for these settings" for need, name in missing.items()
         ]
         raise ConfigError("\n".join(lines) + f"\n  say stages=[{','.join([*missing, *wanted])}]")
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM, which a cluster's scheduler sends, like Ctrl-C."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # a notebook's worker thread has no signals
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Run:

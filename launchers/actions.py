@@ -1,0 +1,71 @@
+"""What ``action=`` does besides running an experiment."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launchers import report
+from launchers.base import Described
+from launchers.config import Config
+from launchers.outputs import Outputs
+from launchers.parity import parity_table
+from launchers.planning import NEEDS, finished_stages, planned_names, prepare_stage
+from launchers.preparing import Prepared, find_backend
+from launchers.signals import terminate_as_interrupt
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def described(prepared: Prepared, outputs: Outputs) -> list[Described]:
+    """Return what the backend would do, from plans that are thrown away again."""
+    finished = finished_stages(prepared.planned, outputs.cache, prepared.backend)
+    waiting = [
+        stage for name, stage in prepared.planned.items() if name in prepared.config.stages and name not in finished
+    ]
+    groups = prepared.backend.jobs([stage.name for stage in waiting])
+    with tempfile.TemporaryDirectory() as folder:
+        stages = []
+        for one in waiting:
+            together = next(names for names in groups if one.name in names)
+            inputs = {
+                need: outputs.cache.path(prepared.planned[need].id) for need in NEEDS[one.name] if need not in together
+            }
+            stages.append(prepare_stage(one, Path(folder) / one.id, prepared.manifest, prepared.data, inputs))
+        return prepared.backend.describe(stages)
+
+
+def sync(console: Console, outputs: Outputs, config: Config) -> int:
+    """Record a run again from its own files, and say where."""
+    from launchers import tracking
+
+    folder = outputs.run(str(config.run))
+    tracking.sync(folder, config.tracking, outputs.root)
+    console.print(f"run {config.run} is recorded in {folder.load().mlflow_uri}", soft_wrap=True)
+    return 0
+
+
+def build(console: Console, outputs: Outputs, config: Config) -> int:
+    """Make the images of all stages asked for, and say what is in them."""
+    backend = find_backend(config, outputs)
+    stages = planned_names(config.stages)
+    with terminate_as_interrupt():
+        backend.settle(stages, console)
+        backend.make_ready(dict.fromkeys(stages, ""), console)
+    report.print_parity(console, parity_table(backend.environments(stages)))
+    return 0
+
+
+def push(console: Console, config: Config) -> int:
+    """Send the images of all stages asked for to the account's registry, and say what they are called there."""
+    from launchers.image import PURPOSES
+    from launchers.remote.aws import Aws
+    from launchers.remote.registry import push_images
+
+    purposes = list(dict.fromkeys(PURPOSES[stage] for stage in planned_names(config.stages)))
+    with terminate_as_interrupt():
+        for uri in push_images(Aws(config.backend), config.backend, purposes, console):
+            console.print(uri, soft_wrap=True)
+    return 0
