@@ -228,7 +228,10 @@ class RemoteBackend:
         handle = read_handle(folder)
         if handle is None or not self._is_mine(handle):
             return None
-        found = state.describe(self._aws.client("sagemaker"), handle.kind, handle.job)
+        try:
+            found = state.describe(self._aws.client("sagemaker"), handle.kind, handle.job)
+        except AwsError as error:
+            return f"job {handle.job}, as far as is known ({error})"
         if found is None or found.ended:
             return None
         word = handle.kind.value
