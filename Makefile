@@ -36,16 +36,16 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Tiers, cheapest first, each with its budget in seconds.
+# Tiers, cheapest first, each with its budget in seconds. Where much of the time goes into waiting for other processes, two
+# tests wait at once.
 test: setup ## all tests
 	$(BIN)/pytest tests/unit --session-timeout=300
 	$(BIN)/pytest tests/stage --timeout=600 --session-timeout=1500
-	$(BIN)/pytest tests/contract --session-timeout=900
-	$(BIN)/pytest tests/e2e --timeout=1200 --session-timeout=2700
+	$(BIN)/pytest tests/contract -n 2 --timeout=600 --session-timeout=900
+	$(BIN)/pytest tests/e2e -n 2 --dist loadfile --timeout=1200 --session-timeout=2700
 	$(MAKE) test-remote
 	$(MAKE) test-containers
 
-# Much of the time goes into waiting for jobs, which two processes do at once.
 test-remote: setup ## backend=remote against the emulator
 	$(BIN)/pytest tests/remote -n 2 --dist loadfile --timeout=600 --session-timeout=1500
 	$(BIN)/pytest tests/contract --backend sagemaker-remote -n 2 --timeout=600 --session-timeout=1200
