@@ -75,7 +75,9 @@ def test_strangers_and_hosts_that_start_again_do_not_count_twice(port: int, stop
         silent.sendall(b"x" * 2000)
         before.sendall(b"algo-2\n")
         assert stranger.recv(10) == b""
-        followers = [start(lambda h=h: follow(h, Stop(), port)) for h in HOSTS[1:]]
+        followers = [start(lambda: follow(HOSTS[1], Stop(), port))]
+        assert before.recv(10) == b"", "the host has started again"
+        followers.append(start(lambda: follow(HOSTS[2], Stop(), port)))
         assert leader.result(timeout=20) == 3
         assert [f.result(timeout=5) for f in followers] == [STATE, STATE]
 
