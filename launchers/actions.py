@@ -11,7 +11,7 @@ from launchers.base import Described
 from launchers.config import Config
 from launchers.outputs import Outputs
 from launchers.parity import parity_table
-from launchers.planning import NEEDS, finished_stages, planned_names, prepare_stage
+from launchers.planning import finished_stages, inputs_of, planned_names, prepare_stage
 from launchers.preparing import Prepared, find_backend
 from launchers.signals import terminate_as_interrupt
 
@@ -30,9 +30,7 @@ def described(prepared: Prepared, outputs: Outputs) -> list[Described]:
         stages = []
         for one in waiting:
             together = next(names for names in groups if one.name in names)
-            inputs = {
-                need: outputs.cache.path(prepared.planned[need].id) for need in NEEDS[one.name] if need not in together
-            }
+            inputs = inputs_of(prepared.planned, one.name, together, outputs.cache)
             stages.append(prepare_stage(one, Path(folder) / one.id, prepared.manifest, prepared.data, inputs))
         return prepared.backend.describe(stages)
 

@@ -39,7 +39,7 @@ NEEDED_BYTES = {"preprocess": 1_500_000_000, "train": 9_000_000_000}
 
 def recipe_of(settings: Backend, purpose: str) -> Recipe:
     """Return what the image of a purpose is made of, as the settings want it."""
-    resources = settings.preprocess if purpose == "preprocess" else settings.train
+    resources = settings.resources(purpose)
     wheels = settings.build.wheels
     return Recipe(
         purpose=purpose,

@@ -99,6 +99,11 @@ class TrainJob(Resources):
     keep_alive_s: int = 0  # keep the instances warm for the next job; they are billed
     framework_version: str = "2.21.0"  # of AWS's TensorFlow image
 
+    @property
+    def in_image_of_aws(self) -> bool:
+        """Whether the job runs in AWS's TensorFlow image."""
+        return self.image is None and self.mode is Mode.byos
+
 
 @dataclass
 class Build:
@@ -138,6 +143,10 @@ class Backend:
     poll_s: float = 5  # between two looks at a job
     max_cost: float | None = None  # US dollars; a run that may cost more is refused
     price_per_hour: float | None = None  # US dollars an instance, instead of the price list
+
+    def resources(self, purpose: str) -> Resources:
+        """Return what the stages of a purpose are given: those of ``launchers.image.PURPOSES``."""
+        return self.preprocess if purpose == "preprocess" else self.train
 
 
 @dataclass
@@ -243,10 +252,12 @@ def _stage_problems(stages: list[str]) -> Iterator[str]:
 
 
 def _s3_problems(config: Config) -> Iterator[str]:
+    from launchers.remote.s3 import is_s3
+
     for key in ("lists", "csv", "npz", "classes"):
-        if str(getattr(config.data, key) or "").startswith("s3://"):
+        if is_s3(getattr(config.data, key)):
             yield f"data.{key}: only videos can lie in S3 (data.root=s3://...); fetch it first"
-    if not str(config.data.root or "").startswith("s3://"):
+    if not is_s3(config.data.root):
         return
     if config.backend.name != "sagemaker-remote":
         yield f"data.root: videos in S3 are for backend=remote, not for {config.backend.name}; fetch them first"

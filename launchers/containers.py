@@ -40,13 +40,13 @@ class ContainerBackend(OnThisMachine):
 
     def settle(self, stages: Sequence[str], console: Console) -> None:
         for purpose in _purposes(stages):
-            brought = self._resources(purpose).image
+            brought = self._settings.resources(purpose).image
             if brought is not None and docker.image_id(brought) is None:
                 pull(brought, console)
             if docker.image_id(self._reference(purpose)) is not None:
                 self._images[purpose] = self._checked(purpose, probe(self._reference(purpose)))
-            elif docker.image_id(self._resources(purpose).base_image) is not None:
-                self._bases[purpose] = probe(self._resources(purpose).base_image)
+            elif docker.image_id(self._settings.resources(purpose).base_image) is not None:
+                self._bases[purpose] = probe(self._settings.resources(purpose).base_image)
 
     def libraries(self, stage: str) -> dict[str, str]:
         image = self._images.get(PURPOSES[stage])
@@ -54,7 +54,7 @@ class ContainerBackend(OnThisMachine):
             return libraries_of(image.contents, stage, image.reference)
         base = self._bases.get(PURPOSES[stage])
         expected = libraries_of(locked_versions(PURPOSES[stage], base), stage)
-        name = self._resources(PURPOSES[stage]).base_image
+        name = self._settings.resources(PURPOSES[stage]).base_image
         if base is None and name != Resources.base_image:
             # It may bring libraries of its own: until it is here, nothing that is finished counts as its result.
             expected["base_image"] = name
@@ -87,7 +87,7 @@ class ContainerBackend(OnThisMachine):
 
     def _setup(self, stage: Stage, spaces: dict[str, Workspace]) -> Setup:
         purpose = PURPOSES[stage.plan.stage]
-        resources = self._resources(purpose)
+        resources = self._settings.resources(purpose)
         return Setup(
             stage_id=stage.plan.id,
             kind=stage.kind,
@@ -102,15 +102,12 @@ class ContainerBackend(OnThisMachine):
             isolated=self._settings.network_isolation,
         )
 
-    def _resources(self, purpose: str) -> Resources:
-        return self._settings.preprocess if purpose == "preprocess" else self._settings.train
-
     def _reference(self, purpose: str) -> str:
-        return self._resources(purpose).image or self._recipes[purpose].tag
+        return self._settings.resources(purpose).image or self._recipes[purpose].tag
 
     def _checked(self, purpose: str, image: Image) -> Image:
         """Refuse an image that is to bring our source and brings another one: stage ids stand for the source here."""
-        if self._resources(purpose).mode is Mode.byoc and image.source != source_of():
+        if self._settings.resources(purpose).mode is Mode.byoc and image.source != source_of():
             brings = "another version of videolift than the one here" if image.source else "no videolift"
             raise ConfigError(
                 f"backend.{purpose}.image: {image.reference} brings {brings}; say backend.{purpose}.mode=byos to ship "

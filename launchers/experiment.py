@@ -21,7 +21,7 @@ from launchers.display import JobDisplay
 from launchers.follow import follow
 from launchers.outputs import Outputs
 from launchers.parity import PARITY_FILE, differences, to_csv
-from launchers.planning import KINDS, NEEDS, PlannedStage, finished_stages, prepare_stage
+from launchers.planning import KINDS, NEEDS, PlannedStage, finished_stages, inputs_of, prepare_stage
 from launchers.preparing import Prepared, make_ready, prepare
 from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, StageRecord, Status, is_detached
 from launchers.redaction import redacted, redacted_text
@@ -344,11 +344,7 @@ class _Run:
 
     def _prepare(self, planned: PlannedStage, stage: StageRecord, together: Sequence[str]) -> Stage:
         """Return what a backend submits; what comes from a stage of the same job has no folder yet."""
-        inputs = {
-            need: self._cache.path(self._prepared.planned[need].id)
-            for need in NEEDS[planned.name]
-            if need not in together
-        }
+        inputs = inputs_of(self._prepared.planned, planned.name, together, self._cache)
         return prepare_stage(planned, Path(stage.folder), self._prepared.manifest, self._prepared.data, inputs)
 
     @contextmanager

@@ -157,6 +157,11 @@ def builder_source(model: Model) -> dict[str, bytes]:
     return {str(f.relative_to(folder.parent)): f.read_bytes() for f in sorted(folder.rglob("*.py"))}
 
 
+def inputs_of(planned: dict[str, PlannedStage], name: str, together: Sequence[str], cache: Cache) -> dict[str, Path]:
+    """Return the folders of the stages that one needs; those of the same job have none yet."""
+    return {need: cache.path(planned[need].id) for need in NEEDS[name] if need not in together}
+
+
 def prepare_stage(
     planned: PlannedStage, folder: Path, manifest: Manifest, data: Data, inputs: dict[str, Path]
 ) -> Stage:

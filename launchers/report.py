@@ -64,18 +64,17 @@ def print_described(console: Console, described: Sequence[Described]) -> None:
         console.print()
         console.print(Text(part.title, style="bold"))
         console.print(part.text, soft_wrap=True, highlight=False, markup=False)
-        head, *rows = part.rows
-        table = Table(box=None, pad_edge=False)
-        for column in head:
-            table.add_column(column)
-        for row in rows:
-            table.add_row(*map(Text, row))
-        console.print(table, soft_wrap=True)
+        _print_table(console, part.rows)
 
 
 def print_parity(console: Console, parity: Parity) -> None:
     """Print versions in the images against those here."""
-    head, *rows = parity
+    _print_table(console, parity)
+
+
+def _print_table(console: Console, lines: Sequence[Sequence[str]]) -> None:
+    """Print rows below their head, which comes first."""
+    head, *rows = lines
     table = Table(box=None, pad_edge=False)
     for column in head:
         table.add_column(column)

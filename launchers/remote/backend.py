@@ -25,7 +25,7 @@ from launchers.remote import cost, partition, requests, state
 from launchers.remote.aws import Aws, AwsError, explained
 from launchers.remote.instances import precision_of
 from launchers.remote.job import Handle, RemoteJob, read_handle
-from launchers.remote.orders import Order, image_of, is_of_aws, job_name, make_order, resources_of
+from launchers.remote.orders import Order, image_of, job_name, make_order
 from launchers.remote.preflight import find_job_problems, find_problems
 from launchers.remote.quotas import machines_of
 from launchers.remote.s3 import Location, is_s3, list_keys, read_bytes
@@ -73,8 +73,8 @@ class RemoteBackend:
         if self._is_local(stage):
             return self._local.libraries(stage)
         purpose = PURPOSES[stage]
-        resources = resources_of(self._settings, purpose)
-        if resources.image is not None or is_of_aws(self._settings, purpose):
+        resources = self._settings.resources(purpose)
+        if resources.image is not None or (purpose == "train" and self._settings.train.in_image_of_aws):
             # What is in it is its owner's to know; its name stands for that, the same one in every region.
             image = image_of(self._settings, purpose, self._aws.region, UNKNOWN_ACCOUNT)
             return {"image": image.partition("/")[2] if partition.ecr_image(image) else image}
@@ -101,7 +101,7 @@ class RemoteBackend:
         # A run that goes on must not be kept from its job by a server that can be told later.
         tracking = self._config.tracking
         asked = tracking.enabled and self._config.action is not Action.resume
-        if self._settings.network_isolation and is_of_aws(self._settings, "train") and "train" in stages:
+        if self._settings.network_isolation and self._settings.train.in_image_of_aws and "train" in stages:
             self._notes.append(ISOLATED)
         found = find_problems(self._aws, tracking.uri if asked else None, tracking.timeout_s)
         self._notes += found.notes

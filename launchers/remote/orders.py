@@ -9,7 +9,7 @@ from typing import Any
 from launchers.base import Stage
 from launchers.building import recipe_of
 from launchers.cache import Cache
-from launchers.config import Backend, Mode, Resources
+from launchers.config import Backend, Mode
 from launchers.local import SOURCE
 from launchers.remote import requests
 from launchers.remote.registry import image_uri
@@ -41,26 +41,16 @@ def job_name(stages: Sequence[Stage], token: str) -> str:
     return f"videolift-{first.stage}-{first.id.rpartition('-')[2][:NAME_ID_LENGTH]}-{token}"
 
 
-def resources_of(settings: Backend, purpose: str) -> Resources:
-    return settings.preprocess if purpose == "preprocess" else settings.train
-
-
-def is_of_aws(settings: Backend, purpose: str) -> bool:
-    """Tell whether the stages of a purpose run in AWS's TensorFlow image."""
-    train = settings.train
-    return purpose == "train" and train.image is None and train.mode is Mode.byos
-
-
 def image_of(settings: Backend, purpose: str, region: str, account: str) -> str:
     """Return the URI of the image that the stages of a purpose run in.
 
     Raises:
         ConfigError: if AWS has no TensorFlow image as it is wanted.
     """
-    brought = resources_of(settings, purpose).image
+    brought = settings.resources(purpose).image
     if brought is not None:
         return brought
-    if is_of_aws(settings, purpose):
+    if purpose == "train" and settings.train.in_image_of_aws:
         return training_image(region, settings.train.framework_version, settings.train.instance_type)
     return image_uri(recipe_of(settings, purpose), account, region)
 

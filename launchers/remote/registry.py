@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from launchers import docker
 from launchers.building import IMMUTABLE, Sent, before_building, build, pull, recipe_of, send
-from launchers.config import Backend, Mode
+from launchers.config import Backend
 from launchers.docker import DockerError
 from launchers.recipe import Recipe
 from launchers.remote import partition
@@ -334,14 +334,11 @@ def _ecr(aws: Aws, region: str) -> Any:
 
 
 def _is_ours(settings: Backend, purpose: str) -> bool:
-    if purpose == "preprocess":
-        return settings.preprocess.image is None
-    return settings.train.image is None and settings.train.mode is Mode.byoc
+    return settings.resources(purpose).image is None and not (purpose == "train" and settings.train.in_image_of_aws)
 
 
 def _theirs(settings: Backend, purpose: str) -> str:
-    resources = settings.preprocess if purpose == "preprocess" else settings.train
-    return resources.image or "AWS's own, which brings the libraries (mode=byos)"
+    return settings.resources(purpose).image or "AWS's own, which brings the libraries (mode=byos)"
 
 
 def _say(console: Console, text: str) -> None:

@@ -89,7 +89,7 @@ def _unused_problems(preprocess: PreprocessJob) -> Iterator[str]:
 
 
 def _training_problems(train: TrainJob) -> Iterator[str]:
-    of_aws = train.image is None and train.mode is Mode.byos
+    of_aws = train.in_image_of_aws
     if not of_aws and train.framework_version != TrainJob.framework_version:
         yield "backend.train.framework_version: is of AWS's image, which mode=byoc and image= do not use; leave it out"
     if of_aws and train.base_image != TrainJob.base_image:

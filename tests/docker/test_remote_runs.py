@@ -9,22 +9,12 @@ import boto3
 import pytest
 
 from launchers.docker import image_id
+from launchers.emulator.server import MANIFEST
 from launchers.recipe import Recipe
 from tests import remote_side, runs
 from tests.containers import Containers
 from tests.emulators import running_emulator
 from tests.engine import BASE_IMAGE
-
-MANIFEST = {
-    "schemaVersion": 2,
-    "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
-    "config": {
-        "mediaType": "application/vnd.docker.container.image.v1+json",
-        "size": 1,
-        "digest": f"sha256:{'0' * 64}",
-    },
-    "layers": [],
-}
 
 
 def test_jobs_in_our_images_give_what_containers_here_give(
