@@ -51,7 +51,7 @@ def build(console: Console, outputs: Outputs, config: Config) -> int:
     stages = planned_names(config.stages)
     with terminate_as_interrupt():
         backend.settle(stages, console)
-        backend.make_ready(dict.fromkeys(stages, ""), console)
+        backend.make_ready(dict.fromkeys(stages, ()), console)
     report.print_parity(console, parity_table(backend.environments(stages)))
     return 0
 

@@ -6,7 +6,7 @@ import queue
 import subprocess
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,9 @@ class OnThisMachine(ABC):
         raise NotImplementedError(f"{stage_id}: nothing is finished elsewhere")
 
     def busy(self, folder: Path) -> str | None:
+        return None
+
+    def cost(self, stages: Mapping[str, Collection[str]]) -> Described | None:
         return None
 
     def describe(self, stages: Sequence[Stage]) -> list[Described]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -127,12 +127,16 @@ class Backend(Protocol):
     def precision(self) -> Precision:
         """Return what ``model.precision=auto`` is here."""
 
-    def make_ready(self, stages: Mapping[str, str], console: Console) -> None:
+    def make_ready(self, stages: Mapping[str, Collection[str]], console: Console, *, at_once: int = 1) -> None:
         """Make what the stages need and is not there yet; afterwards :meth:`libraries` may answer differently.
 
         Args:
-            stages: name -> id of those that have to be computed.
+            stages: name -> ids of those that have to be computed, by one run or by all runs of a sweep.
+            at_once: how many runs go on at the same time.
         """
+
+    def cost(self, stages: Mapping[str, Collection[str]]) -> Described | None:
+        """Return the most that it can cost to compute stages, by name and id; None where it costs nothing."""
 
     def environments(self, stages: Sequence[str]) -> dict[str, dict[str, str]]:
         """Return the library versions that stages run with, by what they run in; empty where that is this machine."""

@@ -67,6 +67,24 @@ class Where(str, Enum):
     local = "local"  # on this machine; its result is uploaded
 
 
+OnFailure = Enum("OnFailure", ["continue", "stop"], type=str)  # a word of Python's, so not written as a class
+OnFailure.__doc__ = "What a sweep does after a child has failed: go on with the others, or start no more of them."
+
+
+class Resume(str, Enum):
+    """What becomes of an unfinished sweep whose source, settings or data have changed since."""
+
+    frozen = "frozen"  # go on with it as it was
+    new = "new"  # leave it, and start another one as it is now
+
+
+class Goal(str, Enum):
+    """Which of two values of ``sweep.metric`` is the better one."""
+
+    maximize = "maximize"
+    minimize = "minimize"
+
+
 @dataclass
 class Resources:
     """What a stage's job is given. All but ``instance_count`` is for backends that run containers."""
@@ -163,6 +181,25 @@ class Tracking:
 
 
 @dataclass
+class Sweep:
+    """How the runs of ``-m`` are made."""
+
+    name: str = "grid"  # grid | optuna
+    parallel: int = 1  # children at a time
+    threads: int | None = None  # of TensorFlow for each child on this machine; null: the cores, divided
+    on_failure: OnFailure = OnFailure["continue"]
+    resume: Resume | None = None  # null: ask where something has changed
+    metric: str = "val_accuracy"  # by which children are compared; at the epoch whose weights are kept
+    goal: Goal = Goal.maximize
+    # sweep=optuna only, from here on.
+    trials: int = 20
+    space: dict[str, str] = field(default_factory=dict)  # setting -> choice(...), range(...) or interval(...)
+    random_trials: int = 8  # before the sampler learns from what came before
+    prune: bool = True  # stop a child that is worse than the median of the others at the same epoch
+    prune_after: int = 3  # epochs that every child gets
+
+
+@dataclass
 class Config:
     """One experiment: its groups, and what belongs to none of them."""
 
@@ -178,6 +215,7 @@ class Config:
     preprocess: Preprocess = field(default_factory=Preprocess)
     model: Model = field(default_factory=Model)
     tracking: Tracking = field(default_factory=Tracking)
+    sweep: Sweep = field(default_factory=Sweep)
 
 
 def register() -> None:
@@ -221,6 +259,7 @@ def _own_problems(config: Config) -> Iterator[str]:
     yield from _s3_problems(config)
     yield from _backend_problems(config.backend)
     yield from _tracking_problems(config.tracking)
+    yield from _sweep_problems(config.sweep)
 
 
 def _action_problems(config: Config) -> Iterator[str]:
@@ -281,6 +320,25 @@ def _backend_problems(backend: Backend) -> Iterator[str]:
 
         yield from setting_problems(backend)
         yield from _image_problems(backend)
+
+
+SWEEPS = ("grid", "optuna")
+OF_SAMPLERS = ("trials", "space", "random_trials", "prune", "prune_after")  # settings
+
+
+def _sweep_problems(sweep: Sweep) -> Iterator[str]:
+    if sweep.name not in SWEEPS:
+        yield f"sweep.name: there is no sweep {sweep.name!r}, there are {', '.join(SWEEPS)}"
+    for key, least in (("parallel", 1), ("threads", 1), ("trials", 1), ("random_trials", 0), ("prune_after", 0)):
+        value = getattr(sweep, key)
+        if value is not None and value < least:
+            yield f"sweep.{key}: must be at least {least}, got {value}"
+    if not sweep.metric.strip():
+        yield "sweep.metric: is empty; say val_accuracy, val_loss or another metric of a run"
+    if sweep.name == "grid":
+        for key in OF_SAMPLERS:
+            if getattr(sweep, key) != getattr(Sweep(), key):
+                yield f"sweep.{key}: is for sweep=optuna, not for grid; leave it out"
 
 
 # Which backends a setting is for, where not for all; the others would silently ignore it.

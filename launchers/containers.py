@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from launchers import docker, shares
@@ -63,7 +63,7 @@ class ContainerBackend(OnThisMachine):
     def precision(self) -> Precision:
         return best_precision(gpus=self._settings.gpus is not None)
 
-    def make_ready(self, stages: Mapping[str, str], console: Console) -> None:
+    def make_ready(self, stages: Mapping[str, Collection[str]], console: Console, *, at_once: int = 1) -> None:
         for name in remove_orphans(self._settings.grace_s):
             console.print(f"removed container {name}, left by a launcher that died", soft_wrap=True)
         missing = [self._recipes[purpose] for purpose in _purposes(stages) if purpose not in self._images]

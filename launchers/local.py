@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,7 @@ class LocalBackend(OnThisMachine):
     def precision(self) -> Precision:
         return best_precision(gpus=has_cuda_libraries())
 
-    def make_ready(self, stages: Mapping[str, str], console: Console) -> None:
+    def make_ready(self, stages: Mapping[str, Collection[str]], console: Console, *, at_once: int = 1) -> None:
         pass
 
     def environments(self, stages: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -108,7 +108,7 @@ def make_ready(prepared: Prepared, outputs: Outputs, console: Console) -> Prepar
     backend, config = prepared.backend, prepared.config
     finished = finished_stages(prepared.planned, outputs.cache, backend)
     stages = [name for name in prepared.planned if name in config.stages and name not in finished]
-    backend.make_ready({name: prepared.planned[name].id for name in stages}, console)
+    backend.make_ready({name: [prepared.planned[name].id] for name in stages}, console)
     environments = backend.environments(stages)
     parity = parity_table(environments) if environments else None
     different = differences(parity) if parity else []

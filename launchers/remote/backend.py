@@ -10,7 +10,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,6 +83,10 @@ class RemoteBackend:
             expected["base_image"] = resources.base_image
         return expected
 
+    def cost(self, stages: Mapping[str, Collection[str]]) -> Described | None:
+        estimate = self._estimate(list(stages))
+        return Described("cost", [cost.COLUMNS, *(job.row() for job in estimate.jobs)], estimate.summary())
+
     def environments(self, stages: Sequence[str]) -> dict[str, dict[str, str]]:
         return {}
 
@@ -111,8 +115,8 @@ class RemoteBackend:
         for note in self._notes:
             console.print(f"note: {note}", style="yellow", soft_wrap=True)
 
-    def make_ready(self, stages: Mapping[str, str], console: Console) -> None:
-        names = [name for name, stage_id in stages.items() if not self._is_local(name) and not self._has_job(stage_id)]
+    def make_ready(self, stages: Mapping[str, Collection[str]], console: Console, *, at_once: int = 1) -> None:
+        names = [n for n, ids in stages.items() if not self._is_local(n) and not all(map(self._has_job, ids))]
         kinds = list(dict.fromkeys(KINDS[name] for name in names))
         account, region = self._aws.account, self._aws.region
         purposes = dict.fromkeys(PURPOSES[name] for name in names)

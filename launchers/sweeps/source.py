@@ -1,0 +1,44 @@
+"""The seam between what runs children and what chooses them: a grid knows all of them, a sampler learns from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from launchers.preparing import Prepared
+from launchers.sweeps.record import Child
+from videolift.errors import Stopped
+from videolift.events import Event
+
+
+class Pruned(Stopped):
+    """A child is stopped early, because it promises too little."""
+
+
+@dataclass
+class Ready:
+    """A child that can be started."""
+
+    child: Child
+    prepared: Prepared
+
+
+class Source(Protocol):
+    """Where the children of a sweep come from."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no further child will come."""
+
+    def next(self) -> Ready | None:
+        """Return the next child to be run, None where none can be chosen before one that runs has ended."""
+
+    def watch(self, child: Child, event: Event) -> None:
+        """Take note of what a child says while it runs; called from threads of their own.
+
+        Raises:
+            Pruned: if it should not go on.
+        """
+
+    def ended(self, child: Child) -> None:
+        """Take note of how a child ended: its state, value and epoch are filled in."""
