@@ -50,6 +50,10 @@ class Detached(Stopped):
     """The launcher leaves a job to itself; the run goes on."""
 
 
+class Pruned(Stopped):
+    """A run of a sweep is stopped early, because it promises too little."""
+
+
 class LostTouch(VideoliftError):
     """A lasting job cannot be followed any more; it goes on."""
 

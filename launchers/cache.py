@@ -17,12 +17,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
+from launchers.signals import pause
 from videolift.workspace import Kind, Workspace
 
 FINISHED_FILE = "finished.json"
 HANDLE = "job.json"  # of a stage that a lasting job computes, or did: which one
 PARTIAL_SUFFIX = ".partial"
+LOCK_INTERVAL_S = 0.5  # between two looks whether another process is done
 
 
 class StageFolder:
@@ -114,9 +117,18 @@ class Cache:
         """Keep two processes from computing the same stage at the same time; the second waits."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.lock_file(stage_id).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                on_wait()
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            waiting = False
+            while not _locked(lock):
+                if not waiting:
+                    on_wait()
+                    waiting = True
+                pause(LOCK_INTERVAL_S)  # a wait of the kernel's would not be interrupted in a thread
             yield
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -13,7 +13,7 @@ from launchers.preparing import Prepared
 from videolift.plan import digest_of, to_plain
 
 # Where a run is recorded and what it is called do not change what it is: the same command finds its unfinished run.
-NOT_IN_FINGERPRINT = ("tracking", "action", "run")
+NOT_IN_FINGERPRINT = ("tracking", "sweep", "action", "run")
 
 
 def fingerprint(prepared: Prepared) -> str:

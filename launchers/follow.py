@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from launchers.base import Detached, HostEnd, Job, Stage
 from launchers.config import OnInterrupt
 from launchers.display import JobDisplay
+from launchers.signals import pause
 from videolift import errors, events
 from videolift.entry import STOPPED_EXIT_CODE
 from videolift.errors import StageError, Stopped, VideoliftError
@@ -100,7 +100,7 @@ def follow(
 def _second_thought(display: JobDisplay) -> bool:
     try:
         display.say(f"leaving the job to itself; Ctrl-C within {SECOND_THOUGHT_S:.0f} s stops it instead")
-        time.sleep(SECOND_THOUGHT_S)
+        pause(SECOND_THOUGHT_S)
     except KeyboardInterrupt:
         return True
     return False

@@ -1,12 +1,16 @@
-"""Signals that a launcher gets."""
+"""Interruptions: signals that a launcher gets, and how they reach the threads that follow jobs."""
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+SLICE_S = 0.2  # of a pause
 
 
 @contextmanager
@@ -24,3 +28,19 @@ def terminate_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def interrupt(thread: threading.Thread) -> None:
+    """Raise KeyboardInterrupt in a thread, as Ctrl-C does in the main one; it arrives between two steps of Python's.
+
+    What follows a job so needs one way only to be stopped. Source: PyThreadState_SetAsyncExc in the Python/C API.
+    """
+    if thread.ident is not None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt))
+
+
+def pause(seconds: float) -> None:
+    """Sleep so that an interruption that is raised in this thread arrives soon."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, SLICE_S))

@@ -7,12 +7,7 @@ from typing import Protocol
 
 from launchers.preparing import Prepared
 from launchers.sweeps.record import Child
-from videolift.errors import Stopped
 from videolift.events import Event
-
-
-class Pruned(Stopped):
-    """A child is stopped early, because it promises too little."""
 
 
 @dataclass
@@ -37,7 +32,7 @@ class Source(Protocol):
         """Take note of what a child says while it runs; called from threads of their own.
 
         Raises:
-            Pruned: if it should not go on.
+            launchers.base.Pruned: if it should not go on.
         """
 
     def ended(self, child: Child) -> None:
