@@ -6,6 +6,7 @@ that they select are first checked against the schema, then every job is compose
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -39,6 +40,7 @@ from videolift.errors import ConfigError
 
 CONF = ROOT / "conf"
 _HYDRAS_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
+GRIDS = ("basic", "videolift_grid")  # sweepers that run every combination
 SHOWN_JOBS = 3  # of a sweep, behind a mistake that only some of its jobs make
 
 
@@ -57,6 +59,8 @@ class Job:
 
     label: str  # the overrides that tell it from the others; empty where there are none
     config: Config
+    overrides: tuple[str, ...]  # all of them but Hydra's own
+    parameters: dict[str, str]  # those that tell it from the others: setting, or group -> value
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class _Request:
     loader: ConfigLoaderImpl
     config_name: str
     hydras: list[str]  # overrides of Hydra's own settings, the same for every job
+    groups: cli.Groups
     grid: list[list[str]]  # the other overrides, job by job
     swept: frozenset[str]  # keys that differ between jobs
 
@@ -113,7 +118,7 @@ def check(
         wrong = [cli.mistakes(typed, groups, multirun=multirun) for typed in overrides]
         found = list(dict.fromkeys(mistake for mistakes in wrong for mistake in mistakes))
         good = [text for text, mistakes in zip(quoted, wrong, strict=True) if not mistakes]
-        request = _request(loader, sources.config_name, good, multirun=multirun)
+        request = _request(loader, groups, sources.config_name, good, multirun=multirun)
         files = _selected_files(request, groups)
     except _HYDRAS_ERRORS as error:
         raise _config_error([*(_with_file(mistake, {}, groups) for mistake in found), one_line(error)]) from None
@@ -179,7 +184,9 @@ def _choices(files: IConfigRepository, group: str) -> list[str]:
     return choices + [f"{name}/{choice}" for name in inner for choice in _choices(files, f"{group}/{name}")]
 
 
-def _request(loader: ConfigLoaderImpl, config_name: str, overrides: list[str], *, multirun: bool) -> _Request:
+def _request(
+    loader: ConfigLoaderImpl, groups: cli.Groups, config_name: str, overrides: list[str], *, multirun: bool
+) -> _Request:
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     hydras = [override.input_line or "" for override in parsed if override.is_hydra_override()]
     own = [override for override in parsed if not override.is_hydra_override()]
@@ -188,9 +195,9 @@ def _request(loader: ConfigLoaderImpl, config_name: str, overrides: list[str], *
     grid = [still]
     if multirun:
         defaults = loader.compute_defaults_list(config_name, hydras + still, RunMode.MULTIRUN)
-        if defaults.overrides.known_choices["hydra/sweeper"] == "basic":  # others choose values as they go
+        if defaults.overrides.known_choices["hydra/sweeper"] in GRIDS:  # others choose values as they go
             grid = BasicSweeper.split_arguments(own, None)[0]
-    return _Request(loader, config_name, hydras, grid, swept)
+    return _Request(loader, config_name, hydras, groups, grid, swept)
 
 
 def _selected_files(request: _Request, groups: cli.Groups) -> list[tuple[str, str, Any]]:
@@ -236,17 +243,28 @@ def _compose_jobs(request: _Request) -> tuple[list[Job], list[str]]:
     """Return the jobs that could be composed, and every problem with the jobs that have it where not all do."""
     jobs: list[Job] = []
     problems: dict[str, list[str]] = {}
+    bases: dict[tuple[str, ...], DictConfig] = {}
     for index, overrides in enumerate(request.grid):
-        label = " ".join(text for text in overrides if cli.split(text)[1] in request.swept)
+        swept = [text for text in overrides if cli.split(text)[1] in request.swept]
+        label = " ".join(swept)
         try:
-            config = _compose_job(request, overrides, index)
+            config = _compose_job(request, overrides, index, bases)
         except (*_HYDRAS_ERRORS, ConfigError) as error:
             problems.setdefault(one_line(error), []).append(label)
             continue
-        jobs.append(Job(label, config))
+        jobs.append(Job(label, config, tuple(overrides), _parameters(swept)))
         for problem in config_problems(config):
             problems.setdefault(problem, []).append(label)
     return jobs, [text + _in_jobs(labels, len(request.grid)) for text, labels in problems.items()]
+
+
+def _parameters(overrides: list[str]) -> dict[str, str]:
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return {override.key_or_group: _plain(override.value()) for override in parsed}
+
+
+def _plain(value: Any) -> str:
+    return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else schema.shown(value)
 
 
 def _in_jobs(labels: list[str], job_count: int) -> str:
@@ -256,11 +274,26 @@ def _in_jobs(labels: list[str], job_count: int) -> str:
     return f" [{'; '.join(labels[:SHOWN_JOBS])}{more}]"
 
 
-def _compose_job(request: _Request, overrides: list[str], index: int) -> Config:
-    composed = request.loader.load_configuration(request.config_name, request.hydras + overrides, RunMode.RUN)
+def _compose_job(
+    request: _Request, overrides: list[str], index: int, bases: dict[tuple[str, ...], DictConfig]
+) -> Config:
+    """Return the configuration of a job as Hydra composes it.
+
+    Args:
+        bases: what was composed before, by the groups that were chosen: jobs that choose the same ones share it.
+    """
+    chosen = tuple(text for text in overrides if cli.split(text)[1].partition("@")[0] in request.groups)
+    base = bases.get(chosen)
+    if base is None:
+        base = request.loader.load_configuration(request.config_name, request.hydras + list(chosen), RunMode.RUN)
+        bases[chosen] = base
+    composed = copy.deepcopy(base)
+    values = OverridesParser.create().parse_overrides([text for text in overrides if text not in chosen])
+    ConfigLoaderImpl._apply_overrides_to_config(values, composed)
     with open_dict(composed):
         composed.hydra.job.num = index
         composed.hydra.job.id = str(index)
+        composed.hydra.overrides.task = overrides
     running = HydraConfig.instance()
     before = running.cfg
     running.set_config(composed)  # what ${hydra:...} reads; it keeps a copy

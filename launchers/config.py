@@ -67,7 +67,8 @@ class Where(str, Enum):
     local = "local"  # on this machine; its result is uploaded
 
 
-OnFailure = Enum("OnFailure", ["continue", "stop"], type=str)  # a word of Python's, so not written as a class
+# A word of Python's is among them, so this is not written as a class.
+OnFailure = Enum("OnFailure", {"continue": "continue", "stop": "stop"}, type=str)
 OnFailure.__doc__ = "What a sweep does after a child has failed: go on with the others, or start no more of them."
 
 

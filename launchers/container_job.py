@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class Setup:
     gpus: str | None = None
     isolated: bool = True
     memory_setting: str = "backend.train.memory"
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -94,6 +95,7 @@ def run_arguments(setup: Setup, host: str, name: str, network: str | None) -> li
         *(("--cpus", f"{setup.cpus:g}") if setup.cpus else ()),
         *(("--gpus", setup.gpus) if setup.gpus else ()),
         *("--env", "PYTHONUNBUFFERED=1"),
+        *(word for name, value in setup.variables.items() for word in ("--env", f"{name}={value}")),
         *docker.mount(space.root, str(CONTAINER_ROOT), writable=True),
         *(word for channel, folder in _inputs(setup, space).items() for word in docker.mount(folder, channel)),
         *_program(setup),

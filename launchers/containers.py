@@ -13,7 +13,7 @@ from launchers.cache import Cache
 from launchers.config import Backend, Mode, Resources
 from launchers.container_job import ContainerJob, Setup, remove_left, remove_orphans
 from launchers.image import PURPOSES, Image, libraries_of, locked_versions, probe, source_of
-from launchers.machine import best_precision
+from launchers.machine import best_precision, thread_variables
 from videolift.errors import ConfigError
 from videolift.settings import Precision
 from videolift.workspace import Workspace
@@ -27,8 +27,9 @@ class ContainerBackend(OnThisMachine):
 
     name = "sagemaker-local"
 
-    def __init__(self, settings: Backend, cache: Cache) -> None:
+    def __init__(self, settings: Backend, cache: Cache, threads: int | None = None) -> None:
         self._settings = settings
+        self._threads = threads
         self._cache = cache
         self._images: dict[str, Image] = {}  # by purpose, those that are here
         self._bases: dict[str, Image] = {}  # by purpose, what is here of those still to be built from
@@ -100,6 +101,7 @@ class ContainerBackend(OnThisMachine):
             cpus=resources.cpus,
             gpus=self._settings.gpus if purpose == "train" else None,
             isolated=self._settings.network_isolation,
+            variables=thread_variables(self._threads),
         )
 
     def _reference(self, purpose: str) -> str:

@@ -16,7 +16,7 @@ from launchers.attached import AttachedJob, OnThisMachine, attach
 from launchers.base import HostEnd, Stage
 from launchers.cache import Cache
 from launchers.config import Backend
-from launchers.machine import best_precision, has_cuda_libraries
+from launchers.machine import best_precision, has_cuda_libraries, thread_variables
 from videolift.provenance import library_versions
 from videolift.settings import Precision
 from videolift.workspace import Workspace
@@ -32,8 +32,9 @@ class LocalBackend(OnThisMachine):
 
     name = "local"
 
-    def __init__(self, settings: Backend, cache: Cache) -> None:
+    def __init__(self, settings: Backend, cache: Cache, threads: int | None = None) -> None:
         self._settings = settings
+        self._threads = threads
 
     def check(self, stages: Sequence[str], *, planning: bool) -> list[str]:
         hosts = self._settings.train.instance_count
@@ -66,7 +67,8 @@ class LocalBackend(OnThisMachine):
     def _start_host(self, space: Workspace) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "videolift.entry", "--root", str(space.root), "--parent", str(os.getpid())]
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SM_")}
-        environment = {**inherited, **space.variables(), "PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1"}
+        ours = {"PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1", **thread_variables(self._threads)}
+        environment = {**inherited, **space.variables(), **ours}
         return attach(command, environment)
 
 

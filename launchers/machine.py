@@ -40,3 +40,13 @@ def _gpu_capability() -> float | None:
     answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
     lines = answer.stdout.split() if answer.returncode == 0 else []
     return min((float(line) for line in lines), default=None)
+
+
+def thread_variables(count: int | None) -> dict[str, str]:
+    """Return the environment variables that give TensorFlow so many threads; none where it may take all cores.
+
+    Source: NumIntraOpThreadsFromEnvironment and NumInterOpThreadsFromEnvironment in TensorFlow's process_util.cc.
+    """
+    if count is None:
+        return {}
+    return {name: str(count) for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")}

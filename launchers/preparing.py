@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from launchers.remote.s3 import Location, is_s3
 from launchers.remote.s3_data import Shadow, shadow
 from videolift.errors import ConfigError, DataError, StageError
 from videolift.manifest import Manifest, make_manifest
+from videolift.plan import digest_of, to_plain
 from videolift.settings import CHANNELS, Data, Model, Precision, Preprocess, Source, problems
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 TELL_INTERVAL_S = 5.0
 BACKENDS: dict[str, Callable[[Config, Cache], Backend]] = {
-    "local": lambda config, cache: LocalBackend(config.backend, cache),
-    "sagemaker-local": lambda config, cache: ContainerBackend(config.backend, cache),
+    "local": lambda config, cache: LocalBackend(config.backend, cache, config.sweep.threads),
+    "sagemaker-local": lambda config, cache: ContainerBackend(config.backend, cache, config.sweep.threads),
     "sagemaker-remote": RemoteBackend,
 }
 
@@ -54,36 +55,64 @@ class Prepared:
     )
 
 
-def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared:
-    """Find everything that is wrong before the first expensive step.
+class Preparing:
+    """Prepares experiments; what several of them have in common is done once."""
 
-    Raises:
-        ConfigError: if a setting does not fit the backend or the data.
-        DataError: if the data cannot be used as asked.
-    """
+    def __init__(self, outputs: Outputs, console: Console) -> None:
+        self._outputs = outputs
+        self._console = console
+        self._backends: dict[str, Backend] = {}
+        self._listed: dict[str, tuple[Data, Manifest]] = {}
 
-    def say(text: str) -> None:
-        console.print(text, soft_wrap=True)
+    def prepare(self, config: Config) -> Prepared:
+        """Find everything that is wrong with an experiment before the first expensive step.
 
-    backend = find_backend(config, outputs)
-    config = replace(
-        config, data=_present_data(_absolute(config.data), outputs, say), model=_absolute_builder(config.model)
-    )
-    if config.data.source is Source.npz:
-        config = replace(config, preprocess=_shape_of_arrays(config.data, config.preprocess))
-        wrong = problems(config.data, config.preprocess, config.model)
-        if wrong:
-            raise ConfigError("the arrays do not fit the settings:\n" + "\n".join(f"  {line}" for line in wrong))
-    if is_s3(config.data.root):
-        image = shadow_of(config, outputs, say)
-        data, checksum = replace(config.data, root=str(image.root)), image.checksum
-        manifest = make_manifest(data, config.seed, checksum, _telling(say))
-    else:
-        data = config.data
-        with open_checksums(outputs.checksums) as checksums:
-            manifest = make_manifest(data, config.seed, checksums.of, _telling(say))
-    backend.settle(planned_names(config.stages), console)
-    return Prepared(config, data, backend, manifest, _plan(config, backend, manifest))
+        Raises:
+            ConfigError: if a setting does not fit the backend or the data.
+            DataError: if the data cannot be used as asked.
+        """
+        backend = self._backend(config)
+        data = _present_data(_absolute(config.data), self._outputs, self._say)
+        config = replace(config, data=data, model=_absolute_builder(config.model))
+        if config.data.source is Source.npz:
+            config = replace(config, preprocess=_shape_of_arrays(config.data, config.preprocess))
+            wrong = problems(config.data, config.preprocess, config.model)
+            if wrong:
+                raise ConfigError("the arrays do not fit the settings:\n" + "\n".join(f"  {line}" for line in wrong))
+        data, manifest = self._manifest(config)
+        return Prepared(config, data, backend, manifest, _plan(config, backend, manifest))
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+    def _backend(self, config: Config) -> Backend:
+        """Return the backend, having asked it whether the stages can run on it, and what in."""
+        asked = {"backend": config.backend, "tracking": config.tracking, "action": config.action}
+        asked |= {"stages": config.stages, "threads": config.sweep.threads, "source": config.data.source}
+        place = config.data.root if is_s3(config.data.root) else None
+        key = digest_of({**{name: to_plain(value) for name, value in asked.items()}, "place": place})
+        if key not in self._backends:
+            backend = find_backend(config, self._outputs)
+            backend.settle(planned_names(config.stages), self._console)
+            self._backends[key] = backend
+        return self._backends[key]
+
+    def _manifest(self, config: Config) -> tuple[Data, Manifest]:
+        """Return where the videos, or what stands for them, are on this machine, and their manifest."""
+        key = digest_of({"data": to_plain(config.data), "seed": config.seed})
+        if key not in self._listed:
+            self._listed[key] = self._list(config)
+            for note in self._listed[key][1].notes:
+                self._console.print(f"note: {note}", style="yellow", soft_wrap=True)
+        return self._listed[key]
+
+    def _list(self, config: Config) -> tuple[Data, Manifest]:
+        if is_s3(config.data.root):
+            image = shadow_of(config, self._outputs, self._say)
+            data = replace(config.data, root=str(image.root))
+            return data, make_manifest(data, config.seed, image.checksum, _telling(self._say))
+        with open_checksums(self._outputs.checksums) as checksums:
+            return config.data, make_manifest(config.data, config.seed, checksums.of, _telling(self._say))
 
 
 def shadow_of(config: Config, outputs: Outputs, say: Callable[[str], None]) -> Shadow:
@@ -99,22 +128,45 @@ def _plan(config: Config, backend: Backend, manifest: Manifest) -> dict[str, Pla
     return plan_stages(config, manifest, precision, backend.libraries)
 
 
-def make_ready(prepared: Prepared, outputs: Outputs, console: Console) -> Prepared:
+def make_ready(runs: Sequence[Prepared], outputs: Outputs, console: Console, *, at_once: int = 1) -> list[Prepared]:
     """Make what the stages that have to be computed run in, and plan again with what it turns out to hold.
+
+    Args:
+        at_once: how many of the runs go on at the same time.
 
     Raises:
         ConfigError: if that cannot be made, or holds other libraries than here and ``backend.parity`` is strict.
     """
-    backend, config = prepared.backend, prepared.config
-    finished = finished_stages(prepared.planned, outputs.cache, backend)
-    stages = [name for name in prepared.planned if name in config.stages and name not in finished]
-    backend.make_ready({name: [prepared.planned[name].id] for name in stages}, console)
+    parities = {}
+    for backend in {id(run.backend): run.backend for run in runs}.values():
+        mine = [run for run in runs if run.backend is backend]
+        stages = _to_be_computed(mine, outputs)
+        backend.make_ready(stages, console, at_once=min(at_once, len(mine)))
+        parities[id(backend)] = _parity(backend, list(stages), mine[0].config.backend.parity)
+    return [
+        replace(run, planned=_plan(run.config, run.backend, run.manifest), parity=parities[id(run.backend)])
+        for run in runs
+    ]
+
+
+def _to_be_computed(runs: Sequence[Prepared], outputs: Outputs) -> dict[str, list[str]]:
+    """Return the ids of the stages that are not finished, by name, each once."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        finished = finished_stages(run.planned, outputs.cache, run.backend)
+        for name, stage in run.planned.items():
+            if name in run.config.stages and name not in finished and stage.id not in found.setdefault(name, []):
+                found[name].append(stage.id)
+    return {name: ids for name, ids in found.items() if ids}
+
+
+def _parity(backend: Backend, stages: Sequence[str], wanted: Parity) -> Table | None:
     environments = backend.environments(stages)
     parity = parity_table(environments) if environments else None
     different = differences(parity) if parity else []
-    if different and config.backend.parity is Parity.strict:
+    if different and wanted is Parity.strict:
         raise ConfigError(f"backend.parity=strict: {'; '.join(different)}; make them equal, or say backend.parity=warn")
-    return replace(prepared, planned=_plan(config, backend, prepared.manifest), parity=parity)
+    return parity
 
 
 def _telling(say: Callable[[str], None]) -> Callable[[int, int], None]:

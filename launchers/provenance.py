@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 from importlib import metadata
@@ -24,6 +25,11 @@ GIT_TIMEOUT_S = 10
 def capture(folder: Path, repository: Path = REPOSITORY) -> None:
     """Write ``provenance.json`` (tags) and, where tracked files were changed, ``git.diff`` into a run's folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    if (repository / TAGS_FILE).is_file():  # a copy, which knows where it comes from
+        for name in (TAGS_FILE, DIFF_FILE):
+            if (repository / name).is_file():
+                shutil.copyfile(repository / name, folder / name)
+        return
     text = json.dumps({**git_tags(repository), **machine_tags()}, indent=1, ensure_ascii=False)
     (folder / TAGS_FILE).write_text(text, encoding="utf-8")
     diff = git_diff(repository)

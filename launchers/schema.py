@@ -143,7 +143,7 @@ def _wrong(setting: Setting, value: Any, *, inside: bool) -> str | None:
     if isinstance(value, str) and isinstance(kind, type) and issubclass(kind, Enum):
         near = closest(value, kind.__members__)
         return f"{must}, got {value}" + (f"; did you mean {near}?" if near else "")
-    return f"{must}, got {_shown(value)}" + (_list_hint(value) if kind is list else "")
+    return f"{must}, got {shown(value)}" + (_list_hint(value) if kind is list else "")
 
 
 def fits(kind: Any, item: Any, value: Any) -> bool:
@@ -193,12 +193,13 @@ def _said(kind: type, optional: bool) -> str:
     return words[kind] + (" or null" if optional else "")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value as one types it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _list_hint(value: Any) -> str:
-    return f"; say [{_shown(value)}]" if not isinstance(value, (list, dict)) and "[" not in str(value) else ""
+    return f"; say [{shown(value)}]" if not isinstance(value, (list, dict)) and "[" not in str(value) else ""
 
 
 def _example(section: str) -> str:

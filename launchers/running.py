@@ -1,0 +1,362 @@
+"""One run on its way: its stages are taken from the cache or computed, followed, and recorded."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launchers import commands, facts, report
+from launchers.base import Detached, Job, LostTouch, Pruned, Stage
+from launchers.cache import StageFolder, event_files
+from launchers.config import Config
+from launchers.display import JobDisplay
+from launchers.follow import follow
+from launchers.outputs import Outputs
+from launchers.parity import PARITY_FILE, differences, to_csv
+from launchers.planning import KINDS, PlannedStage, inputs_of, prepare_stage
+from launchers.preparing import Prepared
+from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, StageRecord, Status, is_detached
+from launchers.redaction import redacted
+from videolift import events
+from videolift.errors import ConfigError, DataError, StageError, Stopped, VideoliftError
+from videolift.events import Event
+from videolift.parts import INDEX_FILE, merge, read_index, refuse_too_many_bad
+from videolift.plan import to_plain
+from videolift.workspace import PARTS, PROCESSING_OUTPUT, Kind
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from launchers.tracking import Tracker
+
+Watch = Callable[[Event], None]
+
+
+class Run:
+    """One run on its way."""
+
+    def __init__(
+        self,
+        console: Console,
+        outputs: Outputs,
+        prepared: Prepared,
+        *,
+        parent: str | None = None,
+        label: str | None = None,
+        again: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        """Prepare one run.
+
+        Args:
+            parent: MLflow run id of the sweep that this run is part of.
+            label: what tells this run from the sweep's others; names it.
+            again: id of the run to go on with, where that is known.
+            tags: further ones.
+            watch: is told what the stages say while they run; what it raises ends the run.
+        """
+        self._console = console
+        self._outputs = outputs
+        self._prepared = prepared
+        self._config = prepared.config
+        self._cache = outputs.cache
+        self._fingerprint = facts.fingerprint(prepared)
+        self._parent = parent
+        self._label = label
+        self._again = again
+        self._tags = tags or {}
+        self._watch = watch
+        self.record: RunRecord | None = None  # once it has begun
+
+    def execute(self) -> RunRecord:
+        """Compute what is not finished, and record all of it.
+
+        Raises:
+            Detached: if a job goes on without us, and so the run.
+            Pruned: as ``watch`` raised it.
+            VideoliftError: if a stage failed or was stopped.
+        """
+        record = self.record = self._opened_record()
+        folder = self._outputs.run(record.id)
+        with folder.held() as mine:
+            if not mine:
+                raise ConfigError(f"run: another process is working on {record.id}; wait for it or stop it")
+            self._execute_recorded(record, folder, _tracker(self._config, self._outputs, folder))
+        return record
+
+    def _execute_recorded(self, record: RunRecord, folder: RunFolder, tracker: Tracker) -> None:
+        """Run the stages; whatever happens, the record and the tracker learn how the run ended."""
+        status, error = Status.FAILED, None
+        try:
+            folder.save(record)
+            (folder.path / "plan.json").write_text(facts.plan_text(self._prepared), encoding="utf-8")
+            self._tell_parity(folder)
+            tracker.start(record)
+            wanted = [name for name in self._prepared.planned if name in self._config.stages]
+            for names in self._prepared.backend.jobs(wanted):
+                self._job([self._prepared.planned[name] for name in names], record, folder, tracker)
+            status = Status.FINISHED
+        except Detached:
+            status = Status.RUNNING
+            record.tags[DETACHED_TAG] = DETACHED
+            raise
+        except Pruned as pruned:
+            status, error = Status.KILLED, str(pruned)
+            raise
+        except (KeyboardInterrupt, Stopped) as stopped:
+            if (busy := self._busy(record)) is not None:
+                status, record.tags[DETACHED_TAG] = Status.RUNNING, DETACHED
+                come_back = resume_command(self._config, record.id)
+                raise Detached(f"interrupted; {busy} goes on; come back with: {come_back}") from stopped
+            status, error = Status.KILLED, str(stopped) or "interrupted"
+            raise Stopped(str(stopped) or "interrupted; the same command goes on from there") from stopped
+        except BaseException as failed:
+            error = str(failed) or type(failed).__name__
+            raise
+        finally:
+            record.status, record.error = status, error
+            if status is not Status.RUNNING:
+                record.ended = time.time()
+                for stage in record.stages:
+                    if stage.status is Status.RUNNING:
+                        stage.status, stage.ended = status, record.ended
+            try:
+                folder.save(record)
+            finally:  # a full disk must not leave the run open on a server
+                tracker.finish(record)
+            folder.save(record)
+
+    def _busy(self, record: RunRecord) -> str | None:
+        """Return what still computes a stage of the run, None where nothing does."""
+        unfinished = [Path(stage.folder) for stage in record.stages if stage.status is not Status.FINISHED]
+        return next((busy for folder in unfinished if (busy := self._prepared.backend.busy(folder))), None)
+
+    def _tell_parity(self, folder: RunFolder) -> None:
+        table = self._prepared.parity
+        if table is None:
+            return
+        (folder.path / PARITY_FILE).write_text(to_csv(table), encoding="utf-8")
+        if differences(table):
+            self._console.print("libraries differ, so results may:", style="yellow")
+            report.print_parity(self._console, table)
+        else:
+            self._console.print("libraries in the images are those here")
+
+    def _opened_record(self) -> RunRecord:
+        """Return the record of the run to go on with, else a new one."""
+        record = self._record_to_reopen()
+        if record is None:
+            name = self._label or self._config.name or facts.plain_name(self._config)
+            run_id = facts.new_id(name)
+            record = RunRecord(run_id, name, self._fingerprint, redacted(to_plain(self._config)), parent=self._parent)
+        else:
+            self._refuse_lost_jobs(record)
+            self._console.print(f"goes on with run {record.id}")
+            record.stages = [s for s in record.stages if s.name not in self._config.stages]
+            record.parent = self._parent or record.parent
+        record.status, record.error, record.ended = Status.RUNNING, None, None
+        again = {DETACHED_TAG: "no"} if DETACHED_TAG in record.tags else {}
+        record.tags = {**facts.tags(self._prepared), **self._tags, **again}
+        record.data = facts.data_facts(self._prepared)
+        return record
+
+    def _refuse_lost_jobs(self, record: RunRecord) -> None:
+        """Raise ConfigError where a job of the run still computes a stage that would be another one now."""
+        for stage in record.stages:
+            planned = self._prepared.planned.get(stage.name)
+            if stage.status is Status.FINISHED or planned is None or planned.id == stage.id:
+                continue
+            busy = self._prepared.backend.busy(Path(stage.folder))
+            if busy is not None:
+                raise ConfigError(
+                    f"run: {stage.name} of {record.id} is being computed by {busy}. Source, data or settings have "
+                    "changed since, so its result would not be this one's: bring them back to wait for it, or stop it"
+                )
+
+    def _record_to_reopen(self) -> RunRecord | None:
+        known = self._config.run or self._again
+        if known is not None:
+            return self._outputs.run(known).load()
+        for file in sorted(self._outputs.runs.glob("*/run.json"), reverse=True):
+            record = RunFolder(file.parent).load()
+            left = record.status is Status.KILLED or is_detached(record)
+            if record.fingerprint == self._fingerprint and left:
+                return record
+        return None
+
+    def _job(self, planned: Sequence[PlannedStage], record: RunRecord, folder: RunFolder, tracker: Tracker) -> None:
+        """Take what is finished from the cache, and compute the other stages."""
+        with ExitStack() as locks:
+            for one in planned:
+                locks.enter_context(self._cache.lock(one.id, partial(self._say_waiting, one.name)))
+            waiting: list[tuple[PlannedStage, StageRecord]] = []
+            for one in planned:
+                stage = StageRecord(one.name, one.id, str(self._cache.path(one.id)), started=time.time())
+                stage.origin = self._origin(one)
+                stage.cached = stage.origin is not None
+                record.stages = sorted([*record.stages, stage], key=lambda s: list(KINDS).index(s.name))
+                if stage.cached:
+                    self._check_arrays(one, Path(stage.folder))
+                    self._console.print(f"{one.name}: cached, computed by {stage.origin}", soft_wrap=True)
+                    stage.status, stage.ended = Status.FINISHED, time.time()
+                else:
+                    stage.folder = str(self._cache.partial(one.id))
+                    waiting.append((one, stage))
+                tracker.stage(stage)
+            folder.save(record)
+            while waiting:
+                done = self._compute(waiting, folder, tracker)
+                for _, stage in waiting[:done]:
+                    self._put_away(stage, folder)
+                    folder.save(record)
+                del waiting[:done]
+        for stage in record.stages:
+            if stage.name in {one.name for one in planned}:
+                _reconcile(stage, tracker)
+
+    def _say_waiting(self, name: str) -> None:
+        self._console.print(f"{name}: another process computes it; waiting")
+
+    def _origin(self, planned: PlannedStage) -> str | None:
+        """Return the run that computed a stage, which is in the cache afterwards; None where nobody has."""
+        here = self._cache.finished(planned.id)
+        if here is None and (there := self._prepared.backend.origin(planned.id)) is not None:
+            self._prepared.backend.fetch(planned.id, self._console)
+            return there
+        return here
+
+    def _put_away(self, stage: StageRecord, folder: RunFolder) -> None:
+        """Move a finished stage from where it was computed to where it is found."""
+        stage.folder = str(self._cache.finish(stage.id, folder.path.name))
+        _delete_host_parts(Path(stage.folder))
+        stage.status, stage.ended = Status.FINISHED, time.time()
+        self._prepared.backend.keep(stage.id, self._console)
+
+    def _compute(self, waiting: Sequence[tuple[PlannedStage, StageRecord]], folder: RunFolder, tracker: Tracker) -> int:
+        """Compute stages as one job, and return how many of them it took on: at least the first one."""
+        backend, config = self._prepared.backend, self._config
+        prepared = [self._prepare(planned, stage, [w.name for w, _ in waiting]) for planned, stage in waiting]
+        records = {stage.name: stage for _, stage in waiting}
+        outputs = {stage.plan.stage: stage.folder.first.output for stage in prepared}
+        first = waiting[0][0].name
+        come_back = resume_command(config, folder.path.name)
+
+        def on_event(event: Event) -> None:
+            # Files are taken up at the end, from the place where they stay.
+            name = event.get("stage") or first
+            if event["type"] in ("metric", "tag") and name in records:
+                tracker.event(records[name], event, outputs[name])
+            if self._watch is not None:
+                self._watch({**event, "stage": name})
+
+        try:
+            job = backend.submit(prepared, self._console)
+        except LostTouch as error:
+            raise _detached(error, come_back) from error
+        with self._closing(job), JobDisplay(self._console, [s.plan.stage for s in job.stages]) as display:
+            if job.lasting and not config.backend.wait:
+                raise Detached(f"the job was submitted and goes on; come back with: {come_back}")
+            try:
+                follow(
+                    *(job, display, folder.path / f"{first}.log", on_event),
+                    grace_s=config.backend.grace_s,
+                    on_interrupt=config.backend.on_interrupt,
+                    come_back=come_back,
+                    alone=partial(commands.alone, config),
+                )
+            except LostTouch as error:
+                raise _detached(error, come_back) from error
+            except StageError:
+                self._keep_finished(job, waiting, folder)
+                raise
+            if first == "preprocess":
+                self._merge(job.stages[0])
+            display.ended("done")
+        return len(job.stages)
+
+    def _keep_finished(self, job: Job, waiting: Sequence[tuple[PlannedStage, StageRecord]], folder: RunFolder) -> None:
+        """Keep the stages of a job that were finished before a later one failed."""
+        finished = {stage.plan.id for stage in job.finished}
+        for _, stage in waiting:
+            if stage.id in finished:
+                self._put_away(stage, folder)
+
+    def _prepare(self, planned: PlannedStage, stage: StageRecord, together: Sequence[str]) -> Stage:
+        """Return what a backend submits; what comes from a stage of the same job has no folder yet."""
+        inputs = inputs_of(self._prepared.planned, planned.name, together, self._cache)
+        return prepare_stage(planned, Path(stage.folder), self._prepared.manifest, self._prepared.data, inputs)
+
+    @contextmanager
+    def _closing(self, job: Job) -> Iterator[None]:
+        try:
+            yield
+        except Detached:
+            raise
+        except BaseException:
+            try:
+                job.close()
+            except VideoliftError as error:  # what went wrong first is what the run ends with
+                self._console.print(f"cleaning up: {error}", style="yellow", soft_wrap=True)
+            raise
+        job.close()
+
+    def _merge(self, stage: Stage) -> None:
+        manifest, p = self._prepared.manifest, self._config.preprocess
+        parts = [stage.workspace(host, {}).parts for host in stage.hosts]
+        entries = merge(parts, [clip.id for clip in manifest.clips], p, stage.folder.arrays)
+        refuse_too_many_bad(entries, len(manifest.clips), p)
+        if not any(entry.stop > entry.start for entry in entries):
+            raise DataError(
+                f"none of {len(entries)} videos gives a clip of {p.depth} frames with preprocess.short_video="
+                f"{p.short_video.value}; use a smaller preprocess.depth, or preprocess.short_video=pad"
+            )
+
+    def _check_arrays(self, planned: PlannedStage, folder: Path) -> None:
+        """Hold reused arrays to the limits of this run, which may be stricter than those of the run that made them."""
+        if planned.name == "preprocess":
+            entries = read_index(folder / "arrays" / INDEX_FILE)
+            refuse_too_many_bad(entries, len(entries), self._config.preprocess)
+
+
+def _detached(error: LostTouch, come_back: str) -> Detached:
+    detached = Detached(f"{error}\n  come back with: {come_back}")
+    detached.exit_code = error.exit_code
+    return detached
+
+
+def _delete_host_parts(stage: Path) -> None:
+    """Delete what the merged arrays repeat and what hosts were dealt; only now: until here a crash would lose work."""
+    for file in stage.glob(f"hosts/*/{PROCESSING_OUTPUT}/*/{PARTS}/part-*"):
+        file.unlink()
+    shutil.rmtree(StageFolder(stage, Kind.processing).shares, ignore_errors=True)
+
+
+def _reconcile(stage: StageRecord, tracker: Tracker) -> None:
+    """Tell the tracker everything that the stage said; it ignores what it knows."""
+    for file, output in event_files(Path(stage.folder)):
+        for event in events.read(file):
+            tracker.event(stage, event, output)
+
+
+def _tracker(config: Config, outputs: Outputs, folder: RunFolder) -> Tracker:
+    from launchers import tracking
+
+    return (
+        tracking.MlflowTracker(config.tracking, outputs.root, folder)
+        if config.tracking.enabled
+        else tracking.NoTracker()
+    )
+
+
+def resume_command(config: Config, run_id: str) -> str:
+    """Return the command that goes on with a run, recording it where this one is."""
+    words = ["action=resume", f"run={run_id}", *commands.changed({"outputs": config.outputs})]
+    recorded = redacted(to_plain(config.tracking))
+    return f"python run.py {shlex.join([*words, *commands.changed({'tracking': recorded})])}"

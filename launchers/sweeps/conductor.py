@@ -1,0 +1,178 @@
+"""Runs children side by side: each in a thread of its own, which follows its stages as a single run does."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from launchers.base import Detached, Pruned
+from launchers.cache import Cache
+from launchers.config import OnFailure
+from launchers.signals import counted_interrupts, interrupt
+from launchers.sweeps.record import Child, State
+from launchers.sweeps.source import Ready, Source
+from videolift.errors import Stopped, VideoliftError, as_expected
+
+TICK_S = 0.3  # between two looks whether a stage that children wait for is finished
+
+
+@dataclass
+class _Running:
+    """A child on its way."""
+
+    ready: Ready
+    computes: set[str]  # ids of stages that were not finished when it began
+    thread: threading.Thread = field(init=False)
+
+
+class Conductor:
+    """Runs children of a sweep, at most so many at a time.
+
+    A child begins when no other one is computing a stage that it needs: what children share is computed once. Where
+    such a stage fails, those that need it fail with it, instead of failing one after the other in the same way.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        run: Callable[[Ready], None],
+        changed: Callable[[Child], None],
+        *,
+        parallel: int,
+        on_failure: OnFailure,
+    ) -> None:
+        """Prepare to run children.
+
+        Args:
+            run: runs a child to its end in the thread that calls it; ends as ``launchers.running.Run.execute``.
+            changed: is told, in the main thread, whenever a child's state has changed.
+        """
+        self._cache = cache
+        self._run = run
+        self._changed = changed
+        self._parallel = parallel
+        self._stops_at_failure = on_failure is OnFailure["stop"]
+        self._waiting: list[Ready] = []
+        self._running: list[_Running] = []
+        self._wake = threading.Event()  # a child has ended
+        self._broken: dict[str, Child] = {}  # id of a stage that failed -> the child that it failed in
+        self._failed = False
+        self.interrupted = False
+
+    def conduct(self, source: Source) -> None:
+        """Run all that comes from a source; returns when nothing runs any more.
+
+        Ctrl-C reaches every child as it reaches a single run; afterwards no child begins.
+        """
+        with counted_interrupts() as count:
+            passed_on = 0
+            while True:
+                if count() > passed_on:
+                    passed_on, self.interrupted = count(), True
+                    for running in self._running:
+                        interrupt(running.thread)
+                self._start_what_can(source)
+                if not self._running:
+                    return
+                self._wake.wait(TICK_S)
+                self._wake.clear()
+                for running in [r for r in self._running if not r.thread.is_alive()]:
+                    self._take_ended(running, source)
+
+    def _start_what_can(self, source: Source) -> None:
+        while not self.interrupted and not (self._failed and self._stops_at_failure):
+            if len(self._running) == self._parallel:
+                return
+            ready = self._next_that_can_begin(source)
+            if ready is None:
+                return
+            self._begin(ready)
+
+    def _next_that_can_begin(self, source: Source) -> Ready | None:
+        """Return the first child that has to wait for nobody; those before it are put aside."""
+        self._fail_the_hopeless(source)
+        under_way = {stage for running in self._running for stage in self._unfinished(running.computes)}
+        for ready in self._waiting:
+            if not under_way & self._needs(ready):
+                self._waiting.remove(ready)
+                return ready
+        while (following := source.next()) is not None:
+            if not under_way & self._needs(following):
+                return following
+            self._waiting.append(following)
+        return None
+
+    def _fail_the_hopeless(self, source: Source) -> None:
+        for ready in [r for r in self._waiting if self._needs(r) & set(self._broken)]:
+            self._waiting.remove(ready)
+            culprit = next(self._broken[stage] for stage in self._needs(ready) if stage in self._broken)
+            child = ready.child
+            child.state, child.exit_code = State.failed, culprit.exit_code
+            child.error = f"needs a stage that failed in #{culprit.number}"
+            self._tell(source, child)
+
+    def _needs(self, ready: Ready) -> set[str]:
+        """Return the ids of the stages that a child has to wait for or to compute."""
+        wanted = ready.prepared.config.stages
+        return self._unfinished({s.id for s in ready.prepared.planned.values() if s.name in wanted})
+
+    def _unfinished(self, stages: set[str]) -> set[str]:
+        return {stage for stage in stages if self._cache.finished(stage) is None}
+
+    def _begin(self, ready: Ready) -> None:
+        child = ready.child
+        child.state, child.started, child.ended, child.error, child.exit_code = State.running, time.time(), None, "", 0
+        running = _Running(ready, self._needs(ready))
+        running.thread = threading.Thread(target=self._follow, args=(ready,), name=f"child-{child.number}", daemon=True)
+        self._running.append(running)
+        self._changed(child)
+        running.thread.start()
+
+    def _follow(self, ready: Ready) -> None:
+        try:
+            end(ready, self._run)
+        except KeyboardInterrupt:  # it came when the run had just ended
+            if ready.child.state is State.running:
+                ready.child.state, ready.child.error = State.stopped, "interrupted"
+        finally:
+            self._wake.set()
+
+    def _take_ended(self, running: _Running, source: Source) -> None:
+        self._running.remove(running)
+        child = running.ready.child
+        child.ended = time.time()
+        if child.state is State.failed:
+            self._failed = True
+            # What it was computing when it failed is the first of its stages that is not there.
+            left = self._unfinished(running.computes)
+            first = next((s.id for s in running.ready.prepared.planned.values() if s.id in left), None)
+            self._broken |= {first: child} if first is not None else {}
+        self._tell(source, child)
+
+    def _tell(self, source: Source, child: Child) -> None:
+        source.ended(child)
+        self._changed(child)
+
+
+def end(ready: Ready, run: Callable[[Ready], None]) -> None:
+    """Run a child, and note how it ended."""
+    child = ready.child
+    try:
+        run(ready)
+        child.state = State.finished
+    except Pruned as pruned:
+        child.state, child.error = State.pruned, str(pruned)
+    except Detached as detached:
+        child.state, child.error = State.detached, str(detached)
+    except (KeyboardInterrupt, Stopped) as stopped:
+        child.state, child.error = State.stopped, str(stopped) or "interrupted"
+    except VideoliftError as error:
+        child.state, child.error, child.exit_code = State.failed, f"{type(error).__name__}: {error}", error.exit_code
+    except Exception as error:  # a defect in one child is no reason to lose the others
+        expected = as_expected(error)
+        known = expected or VideoliftError("".join(traceback.format_exception(error)).strip())
+        child.state, child.exit_code = State.failed, known.exit_code
+        child.error = f"{type(expected or error).__name__}: {expected or known}"
