@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE / "src")]  # works from any folder, installed or not
+# Works from any folder, installed or not. Hydra looks for plugins in every folder of the path.
+sys.path[:0] = [str(HERE), str(HERE / "src"), str(HERE / "launchers" / "plugins")]
 
 from videolift.errors import ConfigError, Stopped, StorageError, VideoliftError  # noqa: E402 - after the path above
 
 if TYPE_CHECKING:
-    from argparse import Namespace
     from collections.abc import Sequence
 
     from omegaconf import DictConfig
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from launchers.compose import Checked
 
 OF_AN_EXISTING_RUN = ("action", "run", "stages", "outputs", "tracking", "hydra")
-PARENT = "VIDEOLIFT_PARENT"  # environment variable: the id of the sweep that a job belongs to
 
 
 def main(argv: list[str]) -> int:
@@ -59,9 +58,20 @@ def _run(argv: list[str]) -> int:
     checked = check(args.overrides, sources, multirun=multirun, values=not only_shown)
     _refuse_ignored(args.overrides, checked)
     argv = [*checked.overrides, *_options(argv, args.overrides)]
-    if multirun and not only_shown and checked.jobs[0].config.action in (Action.run, Action.resume):
-        return _sweep(argv, args, checked)
+    if not multirun:
+        _refuse_sweeps_own(args.overrides, checked)
+    elif not only_shown and checked.jobs[0].config.run is None:
+        action = checked.jobs[0].config.action
+        if action in (Action.run, Action.plan):
+            return _sweep(argv, args.overrides, checked, only_planned=action is Action.plan)
     return _hydra(argv)
+
+
+def _refuse_sweeps_own(overrides: Sequence[str], checked: Checked) -> None:
+    """Raise ConfigError for settings that would do nothing without a sweep."""
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    if ignored := [key for key in keys if key.partition(".")[0] == "sweep"]:
+        raise ConfigError(f"{', '.join(ignored)}: is for sweeps; say python run.py -m")
 
 
 def _refuse_ignored(overrides: Sequence[str], checked: Checked) -> None:
@@ -82,29 +92,29 @@ def _options(argv: list[str], overrides: list[str]) -> list[str]:
     return [arg for arg in argv if not (left and arg == left[0] and left.pop(0))]
 
 
-def _sweep(argv: list[str], args: Namespace, checked: Checked) -> int:
-    from launchers import experiment
+def _sweep(argv: list[str], typed: list[str], checked: Checked, *, only_planned: bool) -> int:
+    """Plan a sweep, let Hydra run it, and return the first exit code of a child that is not 0."""
+    from launchers.signals import terminate_as_interrupt
+    from launchers.sweeps import frozen, session
+    from videolift.errors import as_expected
 
-    config = checked.jobs[0].config
-    name = config.name or " ".join(args.overrides) or "sweep"
-    before = os.environ.get(PARENT)
-    with experiment.sweep(config, name, len(checked.jobs)) as parent:
-        if parent is not None:
-            os.environ[PARENT] = parent
-        try:
-            code = _hydra(argv, [job.label for job in checked.jobs])
-        finally:
-            _set_or_remove(PARENT, before)
-        if code:
-            raise SystemExit(code)  # leaves through the sweep, which so learns that a job failed
-    return code
-
-
-def _set_or_remove(variable: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(variable, None)
-    else:
-        os.environ[variable] = value
+    console = session.new_console()
+    try:
+        if only_planned:
+            session.plan_only(checked, console)
+            return 0
+        if not frozen.is_frozen(HERE):
+            outputs = Path(checked.jobs[0].config.outputs).expanduser().resolve()
+            frozen.run_from(frozen.freeze(HERE, outputs), sys.argv[1:])
+        with terminate_as_interrupt():
+            opened = session.open_session(checked, typed, HERE, console)
+            with opened.opened():
+                code = _hydra([*opened.hydras_own, *argv], [job.label for job in checked.jobs])
+    except OSError as error:
+        raise as_expected(error) or error from error
+    except KeyboardInterrupt:
+        return Stopped.exit_code
+    return opened.exit_code or code
 
 
 def _hydra(argv: list[str], labels: Sequence[str] = ()) -> int:
@@ -114,6 +124,7 @@ def _hydra(argv: list[str], labels: Sequence[str] = ()) -> int:
         labels: of a sweep's jobs: what tells each from the others.
     """
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -123,9 +134,11 @@ def _hydra(argv: list[str], labels: Sequence[str] = ()) -> int:
     register()
     codes: list[int] = []
 
-    def job(composed: DictConfig) -> None:
-        number = len(codes)
-        codes.append(_job(composed, labels[number] if number < len(labels) else None))
+    def job(composed: DictConfig) -> float:
+        number = HydraConfig.get().job.num if labels else 0
+        code, value = _job(composed, number, labels[number] if number < len(labels) else None)
+        codes.append(code)
+        return value
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints its own errors, and leaves with 1
     sys.argv = [sys.argv[0], *argv]
@@ -138,13 +151,18 @@ def _hydra(argv: list[str], labels: Sequence[str] = ()) -> int:
     return next((code for code in codes if code), 0)
 
 
-def _job(composed: DictConfig, label: str | None) -> int:
-    """Run one job and return its exit code; the jobs of a sweep after it run whatever it is, unless it was stopped."""
+def _job(composed: DictConfig, number: int, label: str | None) -> tuple[int, float]:
+    """Run one job for a launcher of Hydra's, and return its exit code and the value of ``sweep.metric``.
+
+    Those after it run whatever its code is, unless it was stopped.
+    """
     from launchers import experiment
     from launchers.config import to_object
+    from launchers.sweeps.session import place_of, value_of
 
+    config, place = to_object(composed), place_of(number, label)
     try:
-        code = experiment.run(to_object(composed), parent=os.environ.get(PARENT), label=label)
+        code = experiment.run(config, place)
     except VideoliftError as error:
         code = _report(error)
     except Exception:
@@ -152,7 +170,7 @@ def _job(composed: DictConfig, label: str | None) -> int:
         code = VideoliftError.exit_code
     if code == Stopped.exit_code:
         raise KeyboardInterrupt
-    return code
+    return code, value_of(place.record, config.sweep.metric)
 
 
 def _report(error: VideoliftError) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,13 @@ from launchers import schema
 from launchers.config import Config, register, to_object
 from launchers.config import problems as config_problems
 from launchers.schema import ROOT, Mistake
+from launchers.sweeps.space import SPACE, Space, corners, read_space
 from videolift.errors import ConfigError
 
 CONF = ROOT / "conf"
 _HYDRAS_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 GRIDS = ("basic", "videolift_grid")  # sweepers that run every combination
+SAMPLER = "videolift_optuna"  # the sweeper that chooses values as it goes
 SHOWN_JOBS = 3  # of a sweep, behind a mistake that only some of its jobs make
 
 
@@ -68,7 +70,9 @@ class Checked:
     """A command line without mistakes."""
 
     overrides: list[str]  # as Hydra must be given them
-    jobs: list[Job]
+    jobs: list[Job]  # with a sampler: one, without what is chosen for each trial
+    space: Space | None = None  # what a sampler chooses from
+    corners: list[Job] = field(default_factory=list)  # trials at the edges of the space
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class _Request:
     groups: cli.Groups
     grid: list[list[str]]  # the other overrides, job by job
     swept: frozenset[str]  # keys that differ between jobs
+    given: list[str]  # the other overrides, as they were
+    sweeper: str | None = None  # choice of hydra/sweeper, None for one run
 
 
 DEFAULT_SOURCES = Sources()
@@ -114,25 +120,45 @@ def check(
     groups: dict[str, list[str]] = {}
     try:
         loader = _loader(sources, quoted)
-        groups = _groups(loader)
+        groups = groups_of(loader.repository)
         wrong = [cli.mistakes(typed, groups, multirun=multirun) for typed in overrides]
         found = list(dict.fromkeys(mistake for mistakes in wrong for mistake in mistakes))
         good = [text for text, mistakes in zip(quoted, wrong, strict=True) if not mistakes]
         request = _request(loader, groups, sources.config_name, good, multirun=multirun)
         files = _selected_files(request, groups)
+        found += _intervals_of_a_grid(request)
     except _HYDRAS_ERRORS as error:
         raise _config_error([*(_with_file(mistake, {}, groups) for mistake in found), one_line(error)]) from None
     origins = {key: file for file, package, content in files for key in _keys(package, content)}
     lines = [_with_file(mistake, origins, groups) for mistake in found]
     in_files = [m for file, package, content in files for m in schema.check_value(file, package, content)]
     lines += [f"{mistake.where}: {mistake.what}" for mistake in in_files]
-    jobs: list[Job] = []
+    checked = Checked(quoted, [])
     if values and not in_files:
         jobs, problems = _compose_jobs(request)
+        checked = replace(checked, jobs=jobs)
+        if request.sweeper == SAMPLER and jobs:
+            checked, mistakes, problems = _with_space(checked, request, problems)
+            mistakes = [m for m in mistakes if not (found and m.where == SPACE)]
+            lines += [_with_file(mistake, origins, groups) for mistake in mistakes]
         lines += [problem for problem in problems if not _follows(problem, found)]
     if lines:
-        raise _config_error(lines)
-    return Checked(quoted, jobs)
+        raise _config_error(list(dict.fromkeys(lines)))
+    return checked
+
+
+def _with_space(checked: Checked, request: _Request, problems: list[str]) -> tuple[Checked, list[Mistake], list[str]]:
+    """Add what a sampler chooses from, and return what is wrong with it and with the trials at its edges.
+
+    Args:
+        problems: those of the job without a choice. It is no trial, so they count only where nothing is to be chosen.
+    """
+    space, mistakes = read_space(request.given, checked.jobs[0].config.sweep, request.groups)
+    if not space.distributions:
+        return checked, mistakes, problems
+    edges = replace(request, grid=corners(space), swept=frozenset(space.distributions))
+    jobs, problems = _compose_jobs(edges)
+    return replace(checked, space=space, corners=jobs), mistakes, problems
 
 
 def one_line(error: BaseException) -> str:
@@ -171,9 +197,12 @@ def _list_in(override: str) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
 
 
-def _groups(loader: ConfigLoaderImpl) -> dict[str, list[str]]:
-    """Return every group of ours with its choices; those in sub-folders as ``folder/choice``."""
-    files = loader.repository  # the loader's own methods copy it each time
+def groups_of(files: IConfigRepository) -> dict[str, list[str]]:
+    """Return every group of ours with its choices; those in sub-folders as ``folder/choice``.
+
+    Args:
+        files: a loader's repository; the loader's own methods copy it each time.
+    """
     top = [group for group in files.get_group_options("", ObjectType.GROUP) if group != "hydra"]
     return {group: _choices(files, group) for group in top}
 
@@ -192,12 +221,23 @@ def _request(
     own = [override for override in parsed if not override.is_hydra_override()]
     swept = frozenset(override.key_or_group for override in own if override.is_sweep_override())
     still = [override.input_line or "" for override in own if not override.is_sweep_override()]
+    sweeper = None
     grid = [still]
     if multirun:
         defaults = loader.compute_defaults_list(config_name, hydras + still, RunMode.MULTIRUN)
-        if defaults.overrides.known_choices["hydra/sweeper"] in GRIDS:  # others choose values as they go
-            grid = BasicSweeper.split_arguments(own, None)[0]
-    return _Request(loader, config_name, hydras, groups, grid, swept)
+        sweeper = defaults.overrides.known_choices["hydra/sweeper"]
+        if sweeper in GRIDS:  # others choose values as they go
+            grid = BasicSweeper.split_arguments([o for o in own if not o.is_interval_sweep()], None)[0]
+    given = [override.input_line or "" for override in own]
+    return _Request(loader, config_name, hydras, groups, grid, swept, given, sweeper)
+
+
+def _intervals_of_a_grid(request: _Request) -> list[Mistake]:
+    if request.sweeper not in GRIDS:
+        return []
+    parsed = OverridesParser.create().parse_overrides(request.given)
+    what = "a grid has no values for interval(...); add sweep=optuna, or give the values with commas"
+    return [Mistake(o.input_line or "", what, o.key_or_group) for o in parsed if o.is_interval_sweep()]
 
 
 def _selected_files(request: _Request, groups: cli.Groups) -> list[tuple[str, str, Any]]:
@@ -256,6 +296,11 @@ def _compose_jobs(request: _Request) -> tuple[list[Job], list[str]]:
         for problem in config_problems(config):
             problems.setdefault(problem, []).append(label)
     return jobs, [text + _in_jobs(labels, len(request.grid)) for text, labels in problems.items()]
+
+
+def told_apart(overrides: Sequence[str], common: Sequence[str]) -> dict[str, str]:
+    """Return what some overrides set that others do not: setting, or group -> value."""
+    return _parameters([text for text in overrides if text not in common])
 
 
 def _parameters(overrides: list[str]) -> dict[str, str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STAGES = ("preprocess", "train", "evaluate", "visualize")
 STAGES_ON_A_FINISHED_RUN = ("evaluate", "visualize")
 BACKENDS = ("local", "sagemaker-local", "sagemaker-remote")
+PLUGINS = "hydra_plugins"  # the only package that Hydra takes launchers and sweepers from
 MAX_SEED = 2**32 - 1  # what numpy and Keras take
 
 
@@ -220,10 +221,19 @@ class Config:
 
 
 def register() -> None:
-    """Make Config known to Hydra as ``schema``, the first of the defaults in conf/config.yaml."""
+    """Make known to Hydra what conf/config.yaml begins with: Config as ``schema``, and what runs sweeps."""
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name="schema", node=Config)
+    store = ConfigStore.instance().store
+    store(name="schema", node=Config)
+    grid = {"_target_": f"{PLUGINS}.videolift_launcher.VideoliftGrid", "max_batch_size": None, "params": None}
+    store(
+        group="hydra/launcher", name="videolift", node={"_target_": f"{PLUGINS}.videolift_launcher.VideoliftLauncher"}
+    )
+    store(group="hydra/sweeper", name="videolift_grid", node=grid)
+    store(
+        group="hydra/sweeper", name="videolift_optuna", node={"_target_": f"{PLUGINS}.videolift_sweeper.OptunaSweeper"}
+    )
 
 
 def to_object(composed: DictConfig) -> Config:

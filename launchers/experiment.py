@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,13 @@ from launchers import actions, report
 from launchers.base import Detached
 from launchers.config import Action, Config
 from launchers.outputs import Outputs
-from launchers.planning import NEEDS, finished_stages
-from launchers.preparing import Prepared, Preparing, make_ready
+from launchers.planning import refuse_missing_inputs
+from launchers.preparing import Preparing, make_ready
 from launchers.records import RunRecord
 from launchers.redaction import redacted_text
 from launchers.running import Run, resume_command
 from launchers.signals import terminate_as_interrupt
-from videolift.errors import ConfigError, as_expected
+from videolift.errors import as_expected
 from videolift.plan import from_plain
 
 if TYPE_CHECKING:
@@ -28,18 +28,24 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 160  # characters
 
 
-def run(config: Config, parent: str | None = None, label: str | None = None) -> int:
-    """Do what ``config.action`` says and return the exit code.
+@dataclass
+class Place:
+    """A run's place in a sweep that another launcher of Hydra's runs."""
 
-    Args:
-        parent: MLflow run id of the sweep that this run is part of.
-        label: what tells this run from the sweep's others; names it.
+    parent: str | None  # MLflow run id of the sweep
+    label: str | None  # what tells this run from the others; names it
+    tags: dict[str, str]
+    record: RunRecord | None = None  # of the run, once it has ended well
+
+
+def run(config: Config, place: Place | None = None) -> int:
+    """Do what ``config.action`` says and return the exit code.
 
     Raises:
         VideoliftError: for everything that a person can act on.
     """
     try:
-        return _run(config, parent, label)
+        return _run(config, place or Place(None, None, {}))
     except OSError as error:
         expected = as_expected(error)
         if expected is None:
@@ -47,7 +53,7 @@ def run(config: Config, parent: str | None = None, label: str | None = None) -> 
         raise expected from error
 
 
-def _run(config: Config, parent: str | None, label: str | None) -> int:
+def _run(config: Config, place: Place) -> int:
     from rich.console import Console
 
     # A file or a pipe has no width: wrapping there would cut ids and paths.
@@ -62,20 +68,21 @@ def _run(config: Config, parent: str | None, label: str | None) -> int:
     if config.run is not None:
         config = _again(config, outputs)
     with terminate_as_interrupt():
-        return _run_or_plan(console, outputs, config, parent, label)
+        return _run_or_plan(console, outputs, config, place)
 
 
-def _run_or_plan(console: Console, outputs: Outputs, config: Config, parent: str | None, label: str | None) -> int:
+def _run_or_plan(console: Console, outputs: Outputs, config: Config, place: Place) -> int:
     prepared = Preparing(outputs, console).prepare(config)
     if config.action is Action.plan:
         report.print_plan(console, prepared, outputs)
         report.print_described(console, actions.described(prepared, outputs))
         return 0
-    _refuse_missing_inputs(prepared, outputs)
+    refuse_missing_inputs(prepared.planned, config.stages, outputs.cache, prepared.backend)
     (prepared,) = make_ready([prepared], outputs, console)
-    _close_dead_runs(console, outputs, config)
+    close_dead_runs(console, outputs, config)
     try:
-        record = Run(console, outputs, prepared, parent=parent, label=label).execute()
+        run = Run(console, outputs, prepared, parent=place.parent, label=place.label, tags=place.tags)
+        record = place.record = run.execute()
     except Detached as detached:
         console.print(str(detached), soft_wrap=True)
         return 0 if not config.backend.wait else detached.exit_code
@@ -100,18 +107,8 @@ def _again(config: Config, outputs: Outputs) -> Config:
     )
 
 
-def _refuse_missing_inputs(prepared: Prepared, outputs: Outputs) -> None:
-    finished = finished_stages(prepared.planned, outputs.cache, prepared.backend)
-    wanted = prepared.config.stages
-    missing = {need: name for name in wanted for need in NEEDS[name] if need not in wanted and need not in finished}
-    if missing:
-        lines = [
-            f"stages: {name} needs {need}, which is not finished for these settings" for need, name in missing.items()
-        ]
-        raise ConfigError("\n".join(lines) + f"\n  say stages=[{','.join([*missing, *wanted])}]")
-
-
-def _close_dead_runs(console: Console, outputs: Outputs, config: Config) -> None:
+def close_dead_runs(console: Console, outputs: Outputs, config: Config) -> None:
+    """Tell about runs whose launcher died, and mark them as what they are."""
     from launchers import tracking
 
     for run_id in tracking.leave_lasting(outputs.root, config.tracking):

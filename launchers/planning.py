@@ -212,6 +212,19 @@ def _deal(hosts: tuple[str, ...], manifest: Manifest, data: Data) -> dict[str, D
     return shares.deal(root_of(data), [clip.id for clip in manifest.clips], hosts)
 
 
+def refuse_missing_inputs(
+    planned: dict[str, PlannedStage], wanted: Sequence[str], cache: Cache, backend: Backend
+) -> None:
+    """Raise ConfigError where a stage that is wanted needs one that is neither wanted nor finished."""
+    finished = finished_stages(planned, cache, backend)
+    missing = {need: name for name in wanted for need in NEEDS[name] if need not in wanted and need not in finished}
+    if missing:
+        lines = [
+            f"stages: {name} needs {need}, which is not finished for these settings" for need, name in missing.items()
+        ]
+        raise ConfigError("\n".join(lines) + f"\n  say stages=[{','.join([*missing, *wanted])}]")
+
+
 def finished_stages(planned: dict[str, PlannedStage], cache: Cache, backend: Backend) -> dict[str, str]:
     """Return the stages that need not run, with the id of the run that computed each."""
     found = {name: cache.finished(stage.id) or backend.origin(stage.id) for name, stage in planned.items()}

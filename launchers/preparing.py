@@ -140,7 +140,7 @@ def make_ready(runs: Sequence[Prepared], outputs: Outputs, console: Console, *, 
     parities = {}
     for backend in {id(run.backend): run.backend for run in runs}.values():
         mine = [run for run in runs if run.backend is backend]
-        stages = _to_be_computed(mine, outputs)
+        stages = to_be_computed(mine, outputs)
         backend.make_ready(stages, console, at_once=min(at_once, len(mine)))
         parities[id(backend)] = _parity(backend, list(stages), mine[0].config.backend.parity)
     return [
@@ -149,7 +149,7 @@ def make_ready(runs: Sequence[Prepared], outputs: Outputs, console: Console, *, 
     ]
 
 
-def _to_be_computed(runs: Sequence[Prepared], outputs: Outputs) -> dict[str, list[str]]:
+def to_be_computed(runs: Sequence[Prepared], outputs: Outputs) -> dict[str, list[str]]:
     """Return the ids of the stages that are not finished, by name, each once."""
     found: dict[str, list[str]] = {}
     for run in runs:

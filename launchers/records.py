@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from videolift.errors import ConfigError
 
@@ -62,8 +62,14 @@ class RunRecord:
     synced: bool = False  # everything above is in MLflow
 
 
-def is_detached(record: RunRecord) -> bool:
-    """Tell whether a run goes on without its launcher."""
+class Tagged(Protocol):
+    """A run, or a sweep."""
+
+    tags: dict[str, str]
+
+
+def is_detached(record: Tagged) -> bool:
+    """Tell whether a run or a sweep goes on without its launcher."""
     return record.tags.get(DETACHED_TAG) == DETACHED
 
 

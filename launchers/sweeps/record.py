@@ -66,7 +66,7 @@ class SweepRecord:
     goal: Goal
     sampler: str  # grid | optuna
     children: list[Child] = field(default_factory=list)
-    settings_digest: str = ""  # of the children's settings alone: the same command, even if source or data changed
+    parts: dict[str, str] = field(default_factory=dict)  # digests of what the id is made from: settings, data, source
     code: str = ""  # digest of the source that it runs with, a folder of outputs/code
     created: float = field(default_factory=time.time)
     ended: float | None = None

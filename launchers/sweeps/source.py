@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from launchers.preparing import Prepared
-from launchers.sweeps.record import Child
+from launchers.sweeps.record import DONE, Child
 from videolift.events import Event
 
 
@@ -21,12 +22,8 @@ class Ready:
 class Source(Protocol):
     """Where the children of a sweep come from."""
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether no further child will come."""
-
     def next(self) -> Ready | None:
-        """Return the next child to be run, None where none can be chosen before one that runs has ended."""
+        """Return the next child to be run, None where none is left or can be chosen before one that runs has ended."""
 
     def watch(self, child: Child, event: Event) -> None:
         """Take note of what a child says while it runs; called from threads of their own.
@@ -37,3 +34,19 @@ class Source(Protocol):
 
     def ended(self, child: Child) -> None:
         """Take note of how a child ended: its state, value and epoch are filled in."""
+
+
+class Grid:
+    """Children that are all known; those that are done already are left out."""
+
+    def __init__(self, children: Sequence[Ready]) -> None:
+        self._left = [ready for ready in reversed(children) if ready.child.state not in DONE]
+
+    def next(self) -> Ready | None:
+        return self._left.pop() if self._left else None
+
+    def watch(self, child: Child, event: Event) -> None:
+        """Nothing that a child says stops it."""
+
+    def ended(self, child: Child) -> None:
+        """Nothing follows from how a child ended."""

@@ -1,0 +1,180 @@
+"""Whether a sweep was begun before: the same one is gone on with, a changed one is asked about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from launchers.compose import Checked, Job
+from launchers.config import Config, Resume
+from launchers.outputs import Outputs
+from launchers.preparing import Prepared
+from launchers.records import Status
+from launchers.redaction import redacted_text
+from launchers.sweeps.frozen import FOLDER as CODE
+from launchers.sweeps.frozen import run_from
+from launchers.sweeps.identity import child_identity, command_of, parts_of, sweep_id
+from launchers.sweeps.record import DONE, Child, SweepFolder, SweepRecord
+from videolift.errors import ConfigError
+
+AS_IT_WAS = "VIDEOLIFT_SWEEP"  # environment variable: the id of the sweep to go on with from its own source
+BUILDERS = "builders"  # folder, in that of a sweep, of users' own models
+PLACES = "places.json"  # where each of them was
+WORDS = {
+    "settings": "its settings (conf/ or a file of yours)",
+    "data": "the data",
+    "source": "the source, the libraries or your own model",
+}
+
+
+def folder_of(outputs: Outputs, sweep: str) -> SweepFolder:
+    return SweepFolder(outputs.root / "sweeps" / sweep)
+
+
+def all_sweeps(outputs: Outputs) -> Iterator[tuple[SweepFolder, SweepRecord]]:
+    """Yield every sweep that was begun, the newest first."""
+    folders = [SweepFolder(file.parent) for file in (outputs.root / "sweeps").glob("*/sweep.json")]
+    yield from sorted(((f, f.load()) for f in folders), key=lambda found: -found[1].created)
+
+
+def new_record(
+    checked: Checked, jobs: Sequence[Job], runs: Sequence[Prepared], typed: Sequence[str], code: str
+) -> SweepRecord:
+    """Return the record of a sweep as its command asks for it now."""
+    config = jobs[0].config
+    sampled = config.sweep.name != "grid"
+    identities = [child_identity(run) for run in runs]
+    children = [
+        Child(number, job.label, job.parameters, identity, alone(job.overrides))
+        for number, (job, identity) in enumerate(zip(jobs, identities, strict=True))
+    ]
+    return SweepRecord(
+        id=sweep_id(identities, _chosen_by(checked, config) if sampled else None),
+        name=config.name or _name(checked, jobs, typed),
+        command=[redacted_text(text) for text in typed],
+        experiment=config.tracking.experiment,
+        metric=config.sweep.metric,
+        goal=config.sweep.goal,
+        sampler=config.sweep.name,
+        children=[] if sampled else children,
+        parts=parts_of(runs),
+        code=code,
+        tags=dict(config.tags),
+    )
+
+
+def alone(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that make a child by itself, without secrets."""
+    keys = [text.lstrip("+~").partition("=")[0] for text in overrides]
+    return [redacted_text(t) for t, key in zip(overrides, keys, strict=True) if key.split(".")[0] != "sweep"]
+
+
+def _chosen_by(checked: Checked, config: Config) -> object:
+    sweep, space = config.sweep, checked.space.distributions if checked.space else {}
+    distributions = {key: [type(found).__name__, asdict(found)] for key, found in space.items()}
+    knobs = ("name", "metric", "goal", "random_trials", "prune", "prune_after")
+    return {"space": distributions, **{key: str(getattr(sweep, key)) for key in knobs}}
+
+
+def _name(checked: Checked, jobs: Sequence[Job], typed: Sequence[str]) -> str:
+    """Return what to call a sweep that was given no name: what it sweeps over, as it was typed."""
+    config = jobs[0].config
+    if config.sweep.name != "grid":
+        return f"{config.sweep.name}: {' '.join(checked.space.distributions if checked.space else ())}"
+    differs = {key for job in jobs for key in job.parameters}
+    return redacted_text(" ".join(t for t in typed if t.lstrip("+~").partition("=")[0] in differs)) or "sweep"
+
+
+def find(
+    checked: Checked, jobs: Sequence[Job], runs: Sequence[Prepared], typed: Sequence[str], root: Path, outputs: Outputs
+) -> SweepRecord:
+    """Return the record of the sweep to go on with, else a new one.
+
+    Does not return where the sweep is gone on with as it was: then its own source runs in place of this process.
+
+    Raises:
+        ConfigError: if an unfinished sweep of the same command is another one now, and nothing says what to do.
+    """
+    wanted = new_record(checked, jobs, runs, typed, code=root.name)
+    folder = folder_of(outputs, wanted.id)
+    as_it_was = os.environ.pop(AS_IT_WAS, None)
+    if as_it_was not in (None, wanted.id):
+        changed = _changed(folder_of(outputs, str(as_it_was)).load(), wanted)
+        raise ConfigError(
+            f"sweep.resume=frozen: sweep {as_it_was} cannot go on as it was, because {changed} changed since; bring it "
+            "back, or say sweep.resume=new"
+        )
+    if folder.record_file.is_file():
+        known = folder.load()
+        # What does not make it another sweep is as it is said now.
+        return replace(known, metric=wanted.metric, goal=wanted.goal, command=wanted.command, code=wanted.code)
+    other = next((record for _, record in all_sweeps(outputs) if _is_the_same_command(record, wanted)), None)
+    resume = jobs[0].config.sweep.resume
+    if other is None or resume is Resume.new:
+        return wanted
+    if resume is Resume.frozen:
+        place = outputs.root / CODE / other.code
+        if not place.is_dir():
+            raise ConfigError(
+                f"sweep.resume=frozen: {place} is gone, the source of sweep {other.id}; say sweep.resume=new"
+            )
+        os.environ[AS_IT_WAS] = other.id
+        run_from(place, sys.argv[1:])
+    raise ConfigError(
+        f"sweep: {other.id} of the same command is not finished ({other.count(*DONE)} of {len(other.children)} "
+        f"children are), and {_changed(other, wanted)} changed since; say sweep.resume=frozen to go on with it as it "
+        "was, or sweep.resume=new to start another one"
+    )
+
+
+def _is_the_same_command(record: SweepRecord, wanted: SweepRecord) -> bool:
+    if record.status is Status.FINISHED or record.sampler != wanted.sampler:
+        return False
+    typed = command_of(record.command) == command_of(wanted.command)
+    return typed or record.parts.get("settings") == wanted.parts["settings"]
+
+
+def _changed(before: SweepRecord, now: SweepRecord) -> str:
+    return " and ".join(w for part, w in WORDS.items() if before.parts.get(part) != now.parts[part]) or "something"
+
+
+def keep_builders(folder: SweepFolder, runs: Sequence[Prepared]) -> None:
+    """Keep users' own models with the sweep, so that it can go on as it was."""
+    places = {}
+    for run in runs:
+        builder = run.planned["train"].builder if "train" in run.planned else {}
+        if builder:
+            digest = hashlib.sha256(repr(sorted(builder.items())).encode()).hexdigest()[:8]
+            places[str(run.config.model.builder).rpartition(":")[0]] = digest
+            for name, content in builder.items():
+                file = folder.path / BUILDERS / digest / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
+    if places:
+        (folder.path / BUILDERS / PLACES).write_text(json.dumps(places), encoding="utf-8")
+
+
+def with_frozen_builders(jobs: Sequence[Job], outputs: Outputs) -> list[Job]:
+    """Return the jobs with users' own models as they were, where the sweep is gone on with as it was."""
+    kept = folder_of(outputs, os.environ.get(AS_IT_WAS, "")).path / BUILDERS
+    if AS_IT_WAS not in os.environ or not (kept / PLACES).is_file():
+        return list(jobs)
+    places: dict[str, str] = json.loads((kept / PLACES).read_text(encoding="utf-8"))
+    return [replace(job, config=_with_frozen_builder(job.config, places, kept)) for job in jobs]
+
+
+def _with_frozen_builder(config: Config, places: dict[str, str], kept: Path) -> Config:
+    place, colon, function = (config.model.builder or "").rpartition(":")
+    where = str(Path(place).expanduser().absolute()) if place.endswith(".py") else place
+    if where not in places:
+        return config
+    folder = kept / places[where]
+    if not place.endswith(".py"):
+        sys.path.insert(0, str(folder))  # where a package is looked for
+        return config
+    return replace(config, model=replace(config.model, builder=f"{folder / Path(place).name}{colon}{function}"))

@@ -1,0 +1,120 @@
+"""What a sweep would do: every child prepared, what they share, what is there already, and what it can cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from launchers.base import Described
+from launchers.compose import Job
+from launchers.config import Config
+from launchers.machine import usable_cores
+from launchers.outputs import Outputs
+from launchers.planning import finished_stages, refuse_missing_inputs
+from launchers.preparing import Prepared, Preparing, to_be_computed
+from launchers.sweeps.shown import PlannedRow, SharedStage
+from videolift.errors import ConfigError, VideoliftError
+
+if TYPE_CHECKING:
+    from launchers.sweeps.record import SweepRecord
+
+SHOWN_JOBS = 3  # behind a mistake that only some make
+COMMON = ("action", "outputs", "sweep", "tracking")  # settings that a sweep has once
+ON_THIS_MACHINE = ("local", "sagemaker-local")
+
+
+def refuse_differences(jobs: Sequence[Job]) -> None:
+    """Raise ConfigError where children differ in what a sweep has once, or are not to be followed."""
+    first = jobs[0].config
+    for job in jobs:
+        for key in COMMON:
+            if getattr(job.config, key) != getattr(first, key):
+                raise ConfigError(f"{key}: all children of a sweep have the same; sweep over something else")
+        if not job.config.backend.wait:
+            raise ConfigError(
+                "backend.wait: a sweep is followed; leave it out (Ctrl-C leaves jobs running, the same command goes on)"
+            )
+    if first.sweep.threads is not None and first.backend.name not in ON_THIS_MACHINE:
+        raise ConfigError("sweep.threads: is for children on this machine; leave it out")
+
+
+def with_threads(config: Config) -> Config:
+    """Return a child's settings with its share of the cores, the same for every child."""
+    sweep = config.sweep
+    if sweep.threads is None and sweep.parallel > 1 and config.backend.name in ON_THIS_MACHINE:
+        sweep = replace(sweep, threads=max(1, usable_cores() // sweep.parallel))
+    return replace(config, sweep=sweep)
+
+
+def prepare_all(jobs: Sequence[Job], preparing: Preparing, outputs: Outputs) -> list[Prepared]:
+    """Prepare every child.
+
+    Raises:
+        VideoliftError: tells what is wrong with any of them; of the class of the first.
+    """
+    prepared: list[Prepared] = []
+    problems: dict[str, list[str]] = {}
+    first: VideoliftError | None = None
+    for job in jobs:
+        try:
+            one = preparing.prepare(with_threads(job.config))
+            refuse_missing_inputs(one.planned, one.config.stages, outputs.cache, one.backend)
+            prepared.append(one)
+        except VideoliftError as error:
+            first = first or error
+            problems.setdefault(str(error), []).append(job.label)
+    if first is not None:
+        lines = [text + _in_jobs(labels, len(jobs)) for text, labels in problems.items()]
+        raise type(first)("\n".join(lines))
+    return prepared
+
+
+def _in_jobs(labels: Sequence[str], job_count: int) -> str:
+    if len(labels) == job_count:
+        return ""
+    more = f"; and {len(labels) - SHOWN_JOBS} more" if len(labels) > SHOWN_JOBS else ""
+    return f" [{'; '.join(labels[:SHOWN_JOBS])}{more}]"
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What the table before a sweep shows."""
+
+    rows: list[PlannedRow]
+    shared: list[SharedStage]
+    costs: list[Described]
+
+
+def overview(jobs: Sequence[Job], runs: Sequence[Prepared], outputs: Outputs, record: SweepRecord | None) -> Overview:
+    """Return what would happen to every child, and to what they share."""
+    first_of: dict[str, int] = {}
+    users: dict[tuple[str, str], list[int]] = {}
+    finished_ids: set[str] = set()
+    rows = []
+    for number, (job, run) in enumerate(zip(jobs, runs, strict=True)):
+        finished = finished_stages(run.planned, outputs.cache, run.backend)
+        states = {}
+        for name in run.config.stages:
+            stage = run.planned[name].id
+            users.setdefault((name, stage), []).append(number)
+            earlier = first_of.setdefault(stage, number)
+            if name in finished:
+                finished_ids.add(stage)
+                states[name] = "cached"
+            else:
+                states[name] = f"shared with #{earlier}" if earlier != number else "would run"
+        state = record.children[number].state.value if record and number < len(record.children) else "waiting"
+        rows.append(PlannedRow(number, job.label, states, state, job.parameters))
+    shared = [
+        SharedStage(name, stage, numbers, stage in finished_ids)
+        for (name, stage), numbers in users.items()
+        if len(numbers) > 1
+    ]
+    backends = {id(run.backend): run.backend for run in runs}
+    costs = []
+    for key, backend in backends.items():
+        described = backend.cost(to_be_computed([run for run in runs if id(run.backend) == key], outputs))
+        if described is not None:
+            costs.append(described)
+    return Overview(rows, shared, costs)
