@@ -12,6 +12,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -79,7 +80,7 @@ class LiveTable:
 
     def changed(self, child: Child) -> None:
         """Take note of a child's state, which is another one than before."""
-        self._news.put(partial(self._view.changed, child, child.state))
+        self._news.put(partial(self._view.changed, copy(child)))
 
     def event(self, child: Child, event: Event) -> None:
         """Take note of what a running child says."""
@@ -185,16 +186,17 @@ class _View(ABC):
     @abstractmethod
     def say(self, text: str, style: str) -> None: ...
 
-    def changed(self, child: Child, state: State) -> None:
-        if self._states.get(child.number) is state:
+    def changed(self, child: Child) -> None:
+        """Take in how a child was at the moment of a change."""
+        if self._states.get(child.number) is child.state:
             return
-        self._states[child.number] = state
-        if state is State.running:
+        self._states[child.number] = child.state
+        if child.state is State.running:
             self._progress[child.number] = _Progress()
-        self._tell_state(child, state)
+        self._tell_state(child)
 
     @abstractmethod
-    def _tell_state(self, child: Child, state: State) -> None: ...
+    def _tell_state(self, child: Child) -> None: ...
 
     def event(self, child: Child, event: Event) -> None:
         if self._of(child).take(event, self._record):
@@ -252,11 +254,11 @@ class _Lines(_View):
             words.append(f"{self._record.metric} {number_text(progress.now)}, best {number_text(progress.best)}")
         return " ".join(filter(None, words))
 
-    def _tell_state(self, child: Child, state: State) -> None:
-        if state is State.running:
+    def _tell_state(self, child: Child) -> None:
+        if child.state is State.running:
             self.say(f"#{child.number} {plain_label(child)}: starts", "")
-        elif state is not State.waiting:
-            self.say(self._ended(child), STYLES[state])
+        elif child.state is not State.waiting:
+            self.say(self._ended(child), STYLES[child.state])
 
     def _tell_stage(self, child: Child) -> None:
         if (what := TOLD_STAGES.get(self._of(child).stage)) is not None:
@@ -286,17 +288,17 @@ class _Table(_View):
     def say(self, text: str, style: str) -> None:
         self._lines.append(Text(text, style=style))
 
-    def changed(self, child: Child, state: State) -> None:
-        super().changed(child, state)
+    def changed(self, child: Child) -> None:
+        super().changed(child)
         self._stale = True
 
     def event(self, child: Child, event: Event) -> None:
         super().event(child, event)
         self._stale = True
 
-    def _tell_state(self, child: Child, state: State) -> None:
-        if state is State.failed:
-            self.say(self._ended(child), STYLES[state])
+    def _tell_state(self, child: Child) -> None:
+        if child.state is State.failed:
+            self.say(self._ended(child), STYLES[child.state])
 
     def refresh(self) -> None:
         for line in self._lines:

@@ -34,6 +34,7 @@ NOTHING_DIFFERS = "as it is"
 SHOWN_ROWS = 20  # of a plan or of results; what comes after is summed up
 LEAST_WIDTH = 24  # characters that a column which gives way keeps
 GAP = 2  # characters between columns
+SHOWN_NUMBERS = 12  # of children, in one line
 RANGE = 4  # so many children in a row are written as #0-#3
 PLAN_STYLES = {"cached": "green", "would run": "", "shared": "cyan"}
 SHORT_ID = 8  # hex digits
@@ -120,8 +121,11 @@ def children_text(numbers: Iterable[int]) -> str:
             runs[-1].append(number)
         else:
             runs.append([number])
-    words = [[f"#{run[0]}-#{run[-1]}"] if len(run) >= RANGE else [f"#{number}" for number in run] for run in runs]
-    return " ".join(word for several in words for word in several)
+    words: list[str] = []
+    for run in runs:
+        words += [f"#{run[0]}-#{run[-1]}"] if len(run) >= RANGE else [f"#{number}" for number in run]
+    more = f" ... {sum(map(len, runs))} in all" if words[SHOWN_NUMBERS:] else ""
+    return " ".join(words[:SHOWN_NUMBERS]) + more
 
 
 def first_line(text: str) -> str:
@@ -233,9 +237,11 @@ def print_plan(
     console.print(_plan_table(rows[:SHOWN_ROWS], console.width))
     for line in _more_planned(rows[SHOWN_ROWS:]):
         _say(console, line)
-    for stage in shared:
+    for stage in shared[:SHOWN_ROWS]:
         how = "is in the cache for" if stage.cached else "computed once for"
         _say(console, f"{stage.name} {_short_id(stage)} {how} {children_text(stage.children)}")
+    if more := shared[SHOWN_ROWS:]:
+        _say(console, f"and {len(more)} more stages are shared")
     for line in _work(rows):
         _say(console, line)
     report.print_described(console, costs)
