@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-    from launchers.compose import Checked
+    from launchers.compose import Checked, Sources
 
 OF_AN_EXISTING_RUN = ("action", "run", "stages", "outputs", "tracking", "hydra")
 
@@ -63,7 +63,7 @@ def _run(argv: list[str]) -> int:
     elif not only_shown and checked.jobs[0].config.run is None:
         action = checked.jobs[0].config.action
         if action in (Action.run, Action.plan):
-            return _sweep(argv, args.overrides, checked, only_planned=action is Action.plan)
+            return _sweep(argv, args.overrides, checked, sources)
     return _hydra(argv)
 
 
@@ -92,22 +92,22 @@ def _options(argv: list[str], overrides: list[str]) -> list[str]:
     return [arg for arg in argv if not (left and arg == left[0] and left.pop(0))]
 
 
-def _sweep(argv: list[str], typed: list[str], checked: Checked, *, only_planned: bool) -> int:
+def _sweep(argv: list[str], typed: list[str], checked: Checked, sources: Sources) -> int:
     """Plan a sweep, let Hydra run it, and return the first exit code of a child that is not 0."""
+    from launchers.config import Action
     from launchers.signals import terminate_as_interrupt
-    from launchers.sweeps import frozen, session
+    from launchers.sweeps import asked, frozen, session
     from videolift.errors import as_expected
 
-    console = session.new_console()
+    console, config = asked.new_console(), checked.jobs[0].config
     try:
-        if only_planned:
-            session.plan_only(checked, console)
+        if config.action is Action.plan:
+            asked.plan_only(asked.prepare(checked, typed, sources, console), console)
             return 0
         if not frozen.is_frozen(HERE):
-            outputs = Path(checked.jobs[0].config.outputs).expanduser().resolve()
-            frozen.run_from(frozen.freeze(HERE, outputs), sys.argv[1:])
+            frozen.run_from(frozen.freeze(HERE, Path(config.outputs).expanduser().resolve()), sys.argv[1:])
         with terminate_as_interrupt():
-            opened = session.open_session(checked, typed, HERE, console)
+            opened = session.open_session(asked.prepare(checked, typed, sources, console), HERE, console)
             with opened.opened():
                 code = _hydra([*opened.hydras_own, *argv], [job.label for job in checked.jobs])
     except OSError as error:

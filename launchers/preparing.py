@@ -128,11 +128,22 @@ def _plan(config: Config, backend: Backend, manifest: Manifest) -> dict[str, Pla
     return plan_stages(config, manifest, precision, backend.libraries)
 
 
-def make_ready(runs: Sequence[Prepared], outputs: Outputs, console: Console, *, at_once: int = 1) -> list[Prepared]:
+Wanted = dict[str, list[str]]  # ids of the stages that have to be computed, by name
+
+
+def make_ready(
+    runs: Sequence[Prepared],
+    outputs: Outputs,
+    console: Console,
+    *,
+    at_once: int = 1,
+    wanted: Callable[[Sequence[Prepared]], Wanted] | None = None,
+) -> list[Prepared]:
     """Make what the stages that have to be computed run in, and plan again with what it turns out to hold.
 
     Args:
         at_once: how many of the runs go on at the same time.
+        wanted: returns what has to be computed for runs of one backend; None: what is not finished.
 
     Raises:
         ConfigError: if that cannot be made, or holds other libraries than here and ``backend.parity`` is strict.
@@ -140,8 +151,8 @@ def make_ready(runs: Sequence[Prepared], outputs: Outputs, console: Console, *, 
     parities = {}
     for backend in {id(run.backend): run.backend for run in runs}.values():
         mine = [run for run in runs if run.backend is backend]
-        stages = to_be_computed(mine, outputs)
-        backend.make_ready(stages, console, at_once=min(at_once, len(mine)))
+        stages = wanted(mine) if wanted is not None else to_be_computed(mine, outputs)
+        backend.make_ready(stages, console, at_once=at_once)
         parities[id(backend)] = _parity(backend, list(stages), mine[0].config.backend.parity)
     return [
         replace(run, planned=_plan(run.config, run.backend, run.manifest), parity=parities[id(run.backend)])
@@ -149,9 +160,9 @@ def make_ready(runs: Sequence[Prepared], outputs: Outputs, console: Console, *, 
     ]
 
 
-def to_be_computed(runs: Sequence[Prepared], outputs: Outputs) -> dict[str, list[str]]:
+def to_be_computed(runs: Sequence[Prepared], outputs: Outputs) -> Wanted:
     """Return the ids of the stages that are not finished, by name, each once."""
-    found: dict[str, list[str]] = {}
+    found: Wanted = {}
     for run in runs:
         finished = finished_stages(run.planned, outputs.cache, run.backend)
         for name, stage in run.planned.items():

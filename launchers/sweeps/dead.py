@@ -9,6 +9,7 @@ from launchers.config import Config
 from launchers.outputs import Outputs
 from launchers.records import Status, is_detached
 from launchers.sweeps.earlier import all_sweeps
+from launchers.sweeps.parent import Parent
 from launchers.sweeps.record import State
 
 if TYPE_CHECKING:
@@ -32,8 +33,5 @@ def close_dead_sweeps(console: Console, outputs: Outputs, config: Config, but: s
                 if child.state is State.running:
                     child.state = State.stopped
             folder.save(record)
-            if config.tracking.enabled:
-                from launchers.sweeps.parent import Parent
-
-                Parent(config.tracking, outputs.root, folder).close(record)
+            Parent(config.tracking, outputs.root, folder).close(record)
         console.print(f"sweep {record.id} was left by a launcher that died; it is marked KILLED", soft_wrap=True)

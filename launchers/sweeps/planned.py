@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from launchers.config import Config
 from launchers.machine import usable_cores
 from launchers.outputs import Outputs
 from launchers.planning import finished_stages, refuse_missing_inputs
-from launchers.preparing import Prepared, Preparing, to_be_computed
+from launchers.preparing import Prepared, Preparing, Wanted, to_be_computed
 from launchers.sweeps.shown import PlannedRow, SharedStage
 from videolift.errors import ConfigError, VideoliftError
 
@@ -77,13 +77,30 @@ def _in_jobs(labels: Sequence[str], job_count: int) -> str:
     return f" [{'; '.join(labels[:SHOWN_JOBS])}{more}]"
 
 
+def of_trials(edges: Sequence[Prepared], trials: int, outputs: Outputs) -> Wanted:
+    """Return the most stages that trials of a sampler compute, which make their ids as they go.
+
+    Args:
+        edges: trials at the edges of what is chosen from; a stage that is the same for all is so for every trial.
+    """
+    found = to_be_computed(edges, outputs)
+    alike = {name for name in found if len({run.planned[name].id for run in edges}) == 1}
+    return {name: ids if name in alike else [f"{name} of {n}" for n in range(trials)] for name, ids in found.items()}
+
+
+def costs(runs: Sequence[Prepared], wanted: Callable[[Sequence[Prepared]], Wanted]) -> list[Described]:
+    """Return the most that it can cost, on each backend where it costs anything."""
+    backends = {id(run.backend): run.backend for run in runs}
+    described = [b.cost(wanted([run for run in runs if id(run.backend) == key])) for key, b in backends.items()]
+    return [one for one in described if one is not None]
+
+
 @dataclass(frozen=True)
 class Overview:
     """What the table before a sweep shows."""
 
     rows: list[PlannedRow]
     shared: list[SharedStage]
-    costs: list[Described]
 
 
 def overview(jobs: Sequence[Job], runs: Sequence[Prepared], outputs: Outputs, record: SweepRecord | None) -> Overview:
@@ -111,10 +128,4 @@ def overview(jobs: Sequence[Job], runs: Sequence[Prepared], outputs: Outputs, re
         for (name, stage), numbers in users.items()
         if len(numbers) > 1
     ]
-    backends = {id(run.backend): run.backend for run in runs}
-    costs = []
-    for key, backend in backends.items():
-        described = backend.cost(to_be_computed([run for run in runs if id(run.backend) == key], outputs))
-        if described is not None:
-            costs.append(described)
-    return Overview(rows, shared, costs)
+    return Overview(rows, shared)

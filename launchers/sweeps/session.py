@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launchers.compose import Checked, Job, check, told_apart
-from launchers.config import Config
+from launchers.compose import check, told_apart
 from launchers.experiment import PLAIN_WIDTH, Place, close_dead_runs
-from launchers.outputs import Outputs
 from launchers.overrides import quote
-from launchers.preparing import Prepared, Preparing, make_ready
+from launchers.preparing import make_ready
 from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, Status
 from launchers.running import Run
 from launchers.sweeps import dead, earlier, planned
+from launchers.sweeps.asked import Asked
 from launchers.sweeps.conductor import Conductor
 from launchers.sweeps.identity import child_identity
 from launchers.sweeps.live import LiveTable
 from launchers.sweeps.measured import measure
+from launchers.sweeps.parent import Parent
 from launchers.sweeps.record import DONE, Child, State, SweepFolder, SweepRecord
 from launchers.sweeps.results import best_command
-from launchers.sweeps.shown import print_plan, print_results
+from launchers.sweeps.shown import print_results
 from launchers.sweeps.source import Ready, Source
 from videolift.errors import ConfigError, Stopped, VideoliftError
 from videolift.events import Event
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from launchers.sweeps.parent import Parent
 
 SWEEP_TAG, CHILD_TAG = "videolift.sweep", "videolift.child"
 # Environment variables by which the jobs of other launchers, in processes of their own, know whose children they are.
@@ -59,24 +57,14 @@ def current() -> Session | None:
 class Session:
     """A sweep while its command runs."""
 
-    def __init__(
-        self,
-        console: Console,
-        outputs: Outputs,
-        preparing: Preparing,
-        folder: SweepFolder,
-        record: SweepRecord,
-        grid: Sequence[tuple[Job, Prepared]],
-        config: Config,
-    ) -> None:
-        self.config = config  # of the first child, or what all that a sampler makes have in common
+    def __init__(self, console: Console, asked: Asked, folder: SweepFolder, record: SweepRecord) -> None:
+        self.config = asked.config  # of the first child, or what all that a sampler makes have in common
         self.folder = folder
         self.record = record
         self._console = console
-        self._outputs = outputs
-        self._preparing = preparing
-        self._jobs = [job for job, _ in grid]
-        self._grid = [Ready(child, run) for child, (_, run) in zip(record.children, grid, strict=False)]
+        self._asked = asked
+        self._outputs = asked.outputs
+        self._grid = [Ready(child, run) for child, run in zip(record.children, asked.runs, strict=False)]
         self._live: LiveTable | None = None
         self._parent: Parent | None = None
         self._told_parent = 0.0
@@ -88,11 +76,11 @@ class Session:
         """Return the children that a sweeper has chosen by their overrides, the first of which has a number."""
         found = []
         for number, chosen in enumerate(overrides, first):
-            known = self._jobs[number] if number < len(self._jobs) else None
-            if known is not None and list(known.overrides) == list(chosen):
+            jobs = self._asked.jobs
+            if number < len(jobs) and list(jobs[number].overrides) == list(chosen):
                 found.append(self._grid[number])
             else:
-                found.append(self.make(chosen, told_apart(chosen, self.record.command), number))
+                found.append(self.make(chosen, told_apart(chosen, self._asked.checked.overrides), number))
         return found
 
     def make(self, overrides: Sequence[str], parameters: Mapping[str, str], trial: int) -> Ready:
@@ -101,10 +89,10 @@ class Session:
         Raises:
             VideoliftError: if its settings are wrong.
         """
-        (job,) = check(overrides).jobs
-        prepared = self._preparing.prepare(planned.with_threads(job.config))
+        jobs = earlier.with_frozen_builders(check(overrides, self._asked.sources).jobs, self._outputs)
+        prepared = self._asked.preparing.prepare(planned.with_threads(jobs[0].config))
         identity = child_identity(prepared)
-        child = next((c for c in self.record.children if trial == c.trial or _is_left(c, identity)), None)
+        child = next((c for c in self.record.children if (c.trial, c.identity) == (trial, identity)), None)
         if child is None:
             number = len(self.record.children)
             label = " ".join(f"{key}={value}" for key, value in parameters.items())
@@ -203,12 +191,8 @@ class Session:
             self.record.status, self.record.ended = Status.RUNNING, None
             self.record.tags.pop(DETACHED_TAG, None)
             self.folder.save(self.record)
-            if self.config.tracking.enabled:
-                from launchers.sweeps.parent import Parent
-
-                self._parent = Parent(self.config.tracking, self._outputs.root, self.folder)
-                self._parent.open(self.record)
-                self.folder.save(self.record)
+            self._parent = Parent(self.config.tracking, self._outputs.root, self.folder)
+            self._parent.open(self.record)
             _current = self
             os.environ |= {SWEEP: self.record.id, PARENT: self.record.mlflow_run or ""}
             try:
@@ -247,7 +231,6 @@ class Session:
         self.folder.save(record)
         if self._parent is not None:
             self._parent.close(record)
-            self.folder.save(record)
         print_results(self._console, record, best_command(record))
 
     def _status(self) -> Status:
@@ -281,63 +264,21 @@ def value_of(run: RunRecord | None, metric: str) -> float:
     return float("nan") if value is None else value
 
 
-def plan_only(checked: Checked, console: Console) -> None:
-    """Print what a sweep would do."""
-    outputs, preparing = _places(checked.jobs[0].config, console)
-    runs = planned.prepare_all(checked.jobs, preparing, outputs)
-    wanted = earlier.new_record(checked, checked.jobs, runs, checked.overrides, code="")
-    folder = earlier.folder_of(outputs, wanted.id)
-    record = folder.load() if folder.record_file.is_file() else wanted
-    _print_plan(console, checked, runs, outputs, record)
-
-
-def open_session(checked: Checked, typed: Sequence[str], root: Path, console: Console) -> Session:
-    """Plan a sweep, and find out whether it was begun before.
+def open_session(asked: Asked, root: Path, console: Console) -> Session:
+    """Find out whether a sweep was begun before, tell what it will do, and make what it runs in.
 
     Args:
-        typed: overrides, as they were.
         root: of the program that runs.
-
-    Raises:
-        VideoliftError: tells everything that is wrong with any child.
     """
-    config = checked.jobs[0].config
-    outputs, preparing = _places(config, console)
-    jobs = earlier.with_frozen_builders(checked.jobs, outputs)
-    runs = planned.prepare_all(jobs, preparing, outputs)
-    record = earlier.find(checked, jobs, runs, typed, root, outputs)
-    _print_plan(console, checked, runs, outputs, record)
-    runs = make_ready(runs, outputs, console, at_once=config.sweep.parallel)
-    record = earlier.find(
-        checked, jobs, runs, typed, root, outputs
-    )  # an image may hold other libraries than it was thought to
+    outputs, config = asked.outputs, asked.config
+    asked.print_plan(console, earlier.find(asked.checked, asked.jobs, asked.runs, asked.typed, root, outputs))
+    at_once = config.sweep.parallel
+    ready = make_ready(asked.edges or asked.runs, outputs, console, at_once=at_once, wanted=asked.wanted)
+    runs = asked.runs if asked.edges else ready
+    # An image may hold other libraries than was thought.
+    record = earlier.find(asked.checked, asked.jobs, runs, asked.typed, root, outputs)
     close_dead_runs(console, outputs, config)
     dead.close_dead_sweeps(console, outputs, config, but=record.id)
     folder = earlier.folder_of(outputs, record.id)
     earlier.keep_builders(folder, runs)
-    children = zip(jobs, runs, strict=True) if record.sampler == "grid" else ()
-    return Session(console, outputs, preparing, folder, record, list(children), config)
-
-
-def _print_plan(
-    console: Console, checked: Checked, runs: Sequence[Prepared], outputs: Outputs, record: SweepRecord
-) -> None:
-    found = planned.overview(checked.jobs, runs, outputs, record)
-    print_plan(console, f"sweep {record.id}: {record.name}", found.rows, found.shared, found.costs)
-
-
-def _is_left(child: Child, identity: str) -> bool:
-    """Tell whether a child of an earlier session is this one, and was not finished."""
-    return child.identity == identity and child.state not in (*DONE, State.running)
-
-
-def _places(config: Config, console: Console) -> tuple[Outputs, Preparing]:
-    outputs = Outputs(Path(config.outputs).expanduser().resolve())
-    return outputs, Preparing(outputs, console)
-
-
-def new_console() -> Console:
-    """Return what a sweep is told on."""
-    from rich.console import Console
-
-    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    return Session(console, replace(asked, runs=runs), folder, record)
