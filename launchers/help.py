@@ -6,7 +6,7 @@ from pathlib import Path
 
 from launchers.config import Action
 
-GROUPS = ("backend", "data", "preprocess", "model", "tracking", "experiment")
+GROUPS = ("backend", "data", "preprocess", "model", "tracking", "sweep", "experiment")
 ACTIONS = {
     Action.run: "run the experiment (the default)",
     Action.plan: "say what would run, and what is there already; runs nothing",
@@ -25,6 +25,7 @@ SETTINGS = {
     "preprocess.color=true": "RGB instead of gray",
     "model.epoch=50": "epochs of training",
     "model.batch=64": "clips of a training step",
+    "sweep.parallel=2": "with -m: runs at a time",
     "seed=1": "start of everything random",
     "tracking.uri=http://127.0.0.1:5000": "MLflow server, instead of a database in outputs",
 }
@@ -44,6 +45,7 @@ def help_text(conf: Path) -> str:
             "  python run.py backend=sagemaker-local              in containers on this machine",
             "  python run.py backend=remote backend.role=ROLE     as jobs on Amazon SageMaker, see docs/remote.md",
             "  python run.py -m model=cnn2d,cnn3d seed=0,1,2      six runs, compared in MLflow",
+            "  python run.py -m sweep=optuna                      runs whose values are chosen from those before them",
             "",
             "Groups (conf/GROUP/CHOICE.yaml says more):",
             *_groups(conf),

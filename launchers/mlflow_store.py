@@ -42,7 +42,7 @@ MAX_TAG = 8000  # characters
 MAX_KEY = 250  # characters
 MAX_DIGEST = 36  # characters, of a data set
 
-RUN_TAG = "videolift.run"
+RUN_TAG, ERROR_TAG = "videolift.run", "videolift.error"
 COPIED = ("plan.json", provenance.DIFF_FILE, PARITY_FILE)  # from the run's folder, as they are
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -134,6 +134,8 @@ class Recording:
     def begin(self, record: RunRecord, folder: RunFolder) -> None:
         """Write what is known when a run starts; a run that was ended is open again."""
         self.client.update_run(self.run_id, status=Status.RUNNING.value)
+        if ERROR_TAG in self.client.get_run(self.run_id).data.tags:  # of an earlier try
+            self.client.delete_tag(self.run_id, ERROR_TAG)
         self._params(record)
         self._describe(record, folder)
         dataset = dataset_input(record)
@@ -318,7 +320,7 @@ def run_tags(record: RunRecord) -> dict[str, str]:
         "videolift.fingerprint": record.fingerprint,
         "videolift.data.digest": str(record.data.get("digest", "")),
         "videolift.backend": str(backend.get("name", "") if isinstance(backend, dict) else backend or ""),
-        "videolift.error": record.error or "",
+        ERROR_TAG: record.error or "",
     }
     return {**{k: v for k, v in tags.items() if v}, **record.tags}
 

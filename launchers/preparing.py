@@ -224,6 +224,7 @@ def _present_data(data: Data, outputs: Outputs, say: Callable[[str], None]) -> D
     if data.source is not Source.demo:
         return data
     if not outputs.demo.is_dir():
+        outputs.demo.parent.mkdir(parents=True, exist_ok=True)
         say(f"generating the demo videos in {outputs.demo} (once)")
         # A process of its own: the launcher imports no video library.
         command = [sys.executable, "-m", "videolift.demo", str(outputs.demo)]

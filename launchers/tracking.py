@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -271,35 +270,6 @@ def _sync_all(folders: list[RunFolder], tracking: Tracking, outputs: Path) -> No
             names = ", ".join(f.path.name for f in folders)
             log.warning(f"{error} (python run.py action=sync run=...; died earlier: {names})")
             return
-
-
-def open_parent(name: str, tracking: Tracking, outputs: Path, tags: dict[str, str]) -> str | None:
-    """Open the run that a sweep's runs are children of; None where it cannot be recorded."""
-    outputs.mkdir(parents=True, exist_ok=True)
-    reason = why_unreachable(store.tracking_uri(tracking, outputs), tracking.timeout_s)
-    try:
-        if reason:
-            raise VideoliftError(reason)
-        client, experiment = store.connect(tracking, outputs)
-        source = {"mlflow.source.name": "run.py", "mlflow.source.type": "LOCAL"}
-        everything = {**source, **provenance.git_tags(provenance.REPOSITORY), **provenance.machine_tags(), **tags}
-        written = {store.name_of(k): store.cut(redacted_text(v), store.MAX_TAG) for k, v in everything.items()}
-        return str(client.create_run(experiment, int(time.time() * 1000), written, redacted_text(name)).info.run_id)
-    except Exception as error:
-        log.warning(f"tracking: {brief(error)}. The sweep goes on, its runs will have no parent in MLflow")
-        return None
-
-
-def close_parent(run_id: str, status: Status, tracking: Tracking, outputs: Path) -> None:
-    """End a sweep's run."""
-    reason = why_unreachable(store.tracking_uri(tracking, outputs), min(SECOND_TRY_S, tracking.timeout_s))
-    try:
-        if reason:
-            raise VideoliftError(reason)
-        client, _ = store.connect(tracking, outputs)
-        client.set_terminated(run_id, status.value)
-    except Exception as error:
-        log.warning(f"tracking: {brief(error)}. The sweep's run {run_id} stays open in MLflow")
 
 
 def brief(error: Exception) -> str:

@@ -524,21 +524,16 @@ def test_dead_runs_do_not_hold_up_a_start_without_server(outputs: Path) -> None:
         assert time.monotonic() - started < 2 * 2 + 1  # the first question and the second try, not one for each run
 
 
-def test_the_runs_of_a_sweep_are_children_of_one(outputs: Path) -> None:
-    parent = tracking.open_parent("sweep", Tracking(), outputs, {"videolift.jobs": "2"})
-    assert parent is not None
-    children = [new_run(outputs, run_id=some_id(), parent=parent) for _ in range(2)]
-    for child in children:
-        child.end()
-        tracking.sync(child.folder, Tracking(), outputs)
-    tracking.close_parent(parent, Status.FAILED, Tracking(), outputs)
-    assert {only_run(child).data.tags["mlflow.parentRunId"] for child in children} == {parent}
-    found = client_of(children[0]).get_run(parent)
-    assert (found.info.run_name, found.info.status, found.data.tags["videolift.jobs"]) == ("sweep", "FAILED", "2")
-
-
-def test_a_sweep_without_server_has_no_parent(outputs: Path) -> None:
-    assert tracking.open_parent("sweep", Tracking(uri="http://127.0.0.1:9"), outputs, {}) is None
+def test_a_run_that_is_tried_again_shows_no_error_of_the_first_time(outputs: Path) -> None:
+    run = new_run(outputs)
+    run.record.error = "the loss became nan"
+    run.end(Status.FAILED)
+    tracking.sync(run.folder, Tracking(), outputs)
+    assert only_run(run).data.tags["videolift.error"] == "the loss became nan"
+    run.record.error = None
+    run.end()
+    tracking.sync(run.folder, Tracking(), outputs)
+    assert "videolift.error" not in only_run(run).data.tags
 
 
 def test_a_deleted_run_is_recorded_anew(outputs: Path) -> None:
@@ -599,10 +594,3 @@ def test_a_dead_run_of_another_server_is_told_about_and_not_recorded_here(
         assert tracking.close_dead(outputs, Tracking()) == [run.record.id]
     assert "tracking.uri=http://elsewhere:5000" in caplog.text
     assert runs_of(run) == []
-
-
-def test_a_sweeps_name_does_not_show_credentials(outputs: Path) -> None:
-    parent = tracking.open_parent("seed=0,1 tracking.uri=http://me:secret@host", Tracking(), outputs, {})
-    assert parent is not None
-    client = MlflowClient(tracking_uri=tracking_uri(Tracking(), outputs))
-    assert client.get_run(parent).info.run_name == "seed=0,1 tracking.uri=http://***@host"
