@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from launchers.redaction import redacted_text
 from launchers.sweeps.record import Child, State, SweepRecord
 from launchers.sweeps.results import BETTER, Link, best_command, counts, one_line, ranked, same_command
 
@@ -18,7 +19,7 @@ def description(record: SweepRecord, link: Link) -> str:
     Args:
         link: returns the address of a child's run, None where it has none.
     """
-    return "\n\n".join(_paragraphs(record, link))
+    return redacted_text("\n\n".join(_paragraphs(record, link)))
 
 
 def code(text: str) -> str:

@@ -56,7 +56,7 @@ class Parent:
         self._uri = store.tracking_uri(tracking, outputs)
         self._run: ParentRun | None = None
         self._waiting: Shown | None = None
-        self._lock = threading.Lock()
+        self._lock, self._tables_lock = threading.Lock(), threading.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="sweep-tracking")
         if tracking.enabled:
             self._do(self._connect)  # importing MLflow takes seconds, which pass while others are busy
@@ -82,7 +82,7 @@ class Parent:
         if not self._tracking.enabled:
             return
         try:
-            if written and record.parameters:
+            if written and record.parameters and record.best is not None:
                 self._draw(record)
         finally:
             self._do(self._end, record)
@@ -90,10 +90,10 @@ class Parent:
             self._try_again(record)
             self._folder.save(record)
 
-    def _do(self, job: Callable[..., None], *arguments: object) -> Future[None]:
+    def _do(self, job: Callable[..., object], *arguments: object) -> Future[None]:
         return self._worker.submit(self._try, job, *arguments)
 
-    def _try(self, job: Callable[..., None], *arguments: object) -> None:
+    def _try(self, job: Callable[..., object], *arguments: object) -> None:
         if self.problem is not None:
             return
         try:
@@ -111,13 +111,14 @@ class Parent:
             raise VideoliftError(reason)
         self._client, self._experiment = store.connect(self._tracking, self._outputs)
 
-    def _open(self, record: SweepRecord) -> None:
+    def _open(self, record: SweepRecord) -> ParentRun:
         run = ParentRun(self._client, self._experiment, record)
         record.mlflow_run, record.mlflow_uri = run.id, redacted_text(self._uri)
         if not (self._folder.path / provenance.TAGS_FILE).is_file():  # a sweep that goes on is what it was
             provenance.capture(self._folder.path)
         run.begin(record, self._folder.path)
         self._run = run
+        return run
 
     def _show_waiting(self) -> None:
         with self._lock:
@@ -126,9 +127,7 @@ class Parent:
             self._run.show(shown, self._results / CSV_FILE, self._results / HTML_FILE)
 
     def _end(self, record: SweepRecord) -> None:
-        run = self._run
-        if run is None:
-            raise VideoliftError("the sweep's run was not opened")
+        run = self._run or self._open(record)
         self._take_in_children(record, run)
         self._write_tables(record)  # again: now every child has its address
         run.show(run.shown(record), *sorted(self._results.glob("*.*")))
@@ -145,7 +144,7 @@ class Parent:
 
     def _record_all(self, record: SweepRecord) -> None:
         self._client, self._experiment = store.connect(self._tracking, self._outputs)
-        self._open(record)
+        self._run = None  # what a server that failed has taken in is not known
         self._end(record)
 
     def _take_in_children(self, record: SweepRecord, run: ParentRun) -> None:
@@ -178,11 +177,12 @@ class Parent:
         """Write the tables, each at once, and tell whether that worked."""
         texts = {CSV_FILE: to_csv(record), HTML_FILE: to_html(record, self._address)}
         try:
-            self._results.mkdir(parents=True, exist_ok=True)
-            for name, text in texts.items():
-                partial_file = self._results / f".{name}"
-                partial_file.write_text(text, encoding="utf-8", newline="")
-                partial_file.replace(self._results / name)
+            with self._tables_lock:
+                self._results.mkdir(parents=True, exist_ok=True)
+                for name, text in texts.items():
+                    unfinished = self._results / f".{name}"
+                    unfinished.write_text(text, encoding="utf-8", newline="")
+                    unfinished.replace(self._results / name)
         except OSError as error:
             log.warning(f"{self._results}: the sweep's tables cannot be written: {error.strerror or error}")
             return False
