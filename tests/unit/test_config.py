@@ -1,3 +1,4 @@
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -39,10 +40,11 @@ def test_every_choice_composes_and_binds_to_what_its_file_says(group: str, choic
     config = compose([f"{group}={choice}", *NEEDS.get((group, choice), [])])
     assert problems(config) == []
     bound = OmegaConf.structured(config)
-    said = OmegaConf.load(CONF / group / f"{choice}.yaml")
+    file = CONF / group / f"{choice}.yaml"
+    said = OmegaConf.load(file)
     assert isinstance(said, DictConfig)
     said.pop("defaults", None)
-    whole = bound if group == "experiment" else bound[group]
+    whole = bound if "# @package _global_" in file.read_text(encoding="utf-8") else bound[group]
     assert OmegaConf.merge(whole, said) == whole
 
 
@@ -67,7 +69,7 @@ def test_the_commands_at_the_head_of_a_file_can_be_typed(path: Path) -> None:
     groups = {group: [choice for known, choice in CHOICES if known == group] for group, _ in CHOICES}
     commands = [line.split("python run.py")[1].split("  #")[0] for line in lines if "python run.py" in line]
     for command in commands:
-        overrides = [word for word in command.split() if "=" in word]
+        overrides = [word for word in shlex.split(command) if "=" in word]
         multirun = " -m " in command
         assert [mistakes(typed, groups, multirun=multirun) for typed in overrides] == [[] for _ in overrides]
 

@@ -7,6 +7,7 @@ from launchers import schema
 from launchers.compose import check, compose
 from launchers.config import Config
 from launchers.overrides import elements, quote
+from launchers.sweeps.space import Choices, FloatRange
 from videolift.errors import ConfigError
 
 TYPED = [
@@ -267,3 +268,64 @@ def test_a_slip_of_the_finger_finds_every_key(key: str) -> None:
     head, _, leaf = key.rpartition(".")
     slip = f"{head}.{leaf}x" if head else f"{leaf}x"
     assert schema.nearest(slip) == key
+
+
+def test_a_samplers_space_is_read_and_its_edges_are_composed() -> None:
+    typed = ("sweep=optuna", "model.learning_rate=tag(log,interval(1e-4,1e-1))", "model.batch=16", "model=cnn2d,cnn3d")
+    checked = check(typed, multirun=True)
+    (job,) = checked.jobs
+    assert (job.config.sweep.name, job.config.model.batch, job.config.model.learning_rate) == ("optuna", 16, None)
+    assert checked.space is not None
+    assert checked.space.distributions == {
+        "model.dropout": Choices(("true", "false")),  # conf/sweep/optuna.yaml
+        "model.learning_rate": FloatRange(1e-4, 0.1, log=True),
+        "model": Choices(("cnn2d", "cnn3d")),
+    }
+    models = [corner.config.model for corner in checked.corners]
+    edges = [(m.dropout, m.learning_rate, m.name, m.batch) for m in models]
+    assert edges == [(True, 1e-4, "cnn2d", 16), (False, 0.1, "cnn3d", 16)]
+    assert checked.corners[1].parameters == {"model.dropout": "false", "model.learning_rate": "0.1", "model": "cnn3d"}
+
+
+def test_a_samplers_mistakes_are_told_with_all_others() -> None:
+    assert problem_lines(
+        *(
+            "sweep=optuna",
+            "depht=1",
+            "model.batch=interval(1.5,8)",
+            "model.batch_size=interval(1,2)",
+            "model.epoch=x,2",
+        ),
+        *("model.learning_rate=interval(-0.1,0.1)", "sweep.parallel=0"),
+        multirun=True,
+    ) == [
+        "depht=1: there is no setting depht; did you mean preprocess.depth? (conf/preprocess/default.yaml)",
+        "model.batch_size=interval(1,2): there is no setting model.batch_size; did you mean model.batch? "
+        "(src/videolift/settings.py)",
+        "model.epoch=x,2 (model.epoch=x): must be a whole number, got x (src/videolift/settings.py)",
+        "model.batch=interval(1.5,8): must be whole numbers, got 1.5 (src/videolift/settings.py)",
+        "sweep.parallel: must be at least 1, got 0",
+        "model.learning_rate: must be above 0, got -0.1 [model.dropout=true model.learning_rate=-0.1]",
+    ]
+
+
+def test_what_only_the_job_without_a_choice_does_wrong_is_no_mistake() -> None:
+    checked = check(["sweep=optuna", "preprocess.sampling=interval", "preprocess.interval=range(1,4)"], multirun=True)
+    assert {corner.config.preprocess.interval for corner in checked.corners} == {1, 3}
+
+
+def test_a_sampler_with_nothing_to_choose_says_where_to_say_it() -> None:
+    fixed = ("model.learning_rate=0.1", "model.batch=8", "model.dropout=true")
+    (line,) = problem_lines("sweep=optuna", *fixed, multirun=True)
+    assert line.startswith("sweep.space: there is nothing to choose") and line.endswith("(conf/sweep/optuna.yaml)")
+    assert problem_lines("sweep=optuna", *fixed, "depht=1,2", multirun=True) == [
+        "depht=1,2: there is no setting depht; did you mean preprocess.depth? (conf/preprocess/default.yaml)"
+    ]
+
+
+def test_a_grid_has_no_values_for_an_interval() -> None:
+    assert problem_lines("model.batch=interval(8,32)", "seed=1,2", "model.epoch=interval(1,2)", multirun=True) == [
+        f"model.{typed}: a grid has no values for interval(...); add sweep=optuna, or give the values with commas "
+        "(src/videolift/settings.py)"
+        for typed in ("batch=interval(8,32)", "epoch=interval(1,2)")
+    ]
