@@ -1,0 +1,283 @@
+"""Measure what a sweep costs besides its trainings: planning, tracking and memory, for more and more children.
+
+    PYTHONPATH=src python -m benchmarks.sweeps [--children 50 100 200] [--parallel 4] [--models]
+
+The real command (`python run.py -m`) runs on the demo data, each number of children in a process of its own and in
+outputs of its own, recorded in MLflow (sqlite). Only the stages after preprocessing are not computed: they say at once
+what a training of 10 epochs says, and leave files as it does. Preprocessing, which all children share, is in the cache.
+With --models each child's model is recorded as well, which costs the most of all.
+
+Exit code 1 if planning a child takes 1.5 times as long in the largest sweep as in the smallest one, or if memory grows
+by a fifth while the last three quarters of a sweep's children run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launchers import preparing
+from launchers.base import HostEnd, Stage
+from launchers.cache import Cache
+from launchers.config import Config
+from launchers.local import LocalBackend
+from launchers.sweeps import frozen
+from videolift.events import Events
+from videolift.files import CLASSES_FILE, EVALUATION_FILE, HISTORY_FILE, MODEL_FILE, SETTINGS_FILE
+
+if TYPE_CHECKING:
+    from launchers.base import Job
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EPOCHS = 10
+STEPS = 20  # batches an epoch
+LONGER, LARGER = 1.5, 1.2  # what is too much, as a ratio
+FAKE_MODEL = b"\0" * 1_000_000  # about what a small network takes
+PAGE = os.sysconf("SC_PAGE_SIZE")
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One sweep. Memory is what the process holds (RSS), in bytes."""
+
+    children: int
+    finished: int
+    planning_s: float  # from the command line to the first child
+    running_s: float  # from there to the end of the last one, its tables and pictures
+    at_start: int
+    at_quarter: int  # when a quarter of the children have begun
+    at_end: int
+
+    @property
+    def planning_a_child(self) -> float:
+        return self.planning_s / self.children
+
+    @property
+    def growth(self) -> float:
+        return self.at_end / self.at_quarter
+
+
+class Instant:
+    """A stage that is over at once."""
+
+    lasting = False
+    finished: Sequence[Stage] = ()
+
+    def __init__(self, stage: Stage) -> None:
+        self.stages = [stage]
+
+    def follow(self) -> Iterator[tuple[str, str]]:
+        (stage,) = self.stages
+        space = stage.workspace(stage.hosts[0], {})
+        space.create_results()
+        stream = io.StringIO()
+        with closing(Events(space.events_file, space.host, stream, stage=stage.plan.stage)) as events:
+            if stage.plan.stage == "train":
+                _train(events, stage, space.model)
+            elif stage.plan.stage == "evaluate":
+                events.metrics({"test_accuracy": _accuracy(stage, EPOCHS), "test_loss": 0.5})
+            name = {"train": HISTORY_FILE, "evaluate": EVALUATION_FILE}.get(stage.plan.stage, "picture.png")
+            (space.output / name).write_bytes(b"0" * 10_000)
+            events.artifact(name, stage.plan.stage)
+            events.end(0)
+        for line in stream.getvalue().splitlines():
+            yield space.host, line
+
+    def stop(self, grace_s: float) -> None:
+        """Nothing runs any more."""
+
+    def ends(self) -> list[HostEnd]:
+        return [HostEnd(host, 0, "") for host in self.stages[0].hosts]
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+
+def _train(events: Events, stage: Stage, model: Path) -> None:
+    for epoch in range(1, EPOCHS + 1):
+        accuracy = _accuracy(stage, epoch)
+        values = {"accuracy": accuracy, "loss": 1 - accuracy, "val_accuracy": accuracy, "val_loss": 1 - accuracy}
+        events.metrics(values, step=epoch)
+        events.metrics({f"system/train/{key}": 50.0 for key in ("cpu_percentage", "memory_megabytes")}, step=epoch)
+        events.progress(epoch * STEPS, EPOCHS * STEPS, unit="batches")
+    events.metric("chosen_epoch", EPOCHS)
+    (model / MODEL_FILE).write_bytes(FAKE_MODEL)
+    (model / CLASSES_FILE).write_text("a\nb\n", encoding="utf-8")
+    (model / SETTINGS_FILE).write_text("{}", encoding="utf-8")
+
+
+def _accuracy(stage: Stage, epoch: int) -> float:
+    """Return a number that differs between children."""
+    return int(stage.plan.id[-4:], 16) / 0xFFFF * epoch / EPOCHS
+
+
+class Stub(LocalBackend):
+    """Computes nothing; notes when its jobs began, and how much memory there was by then."""
+
+    began: list[tuple[float, int]]  # trainings: seconds, bytes
+
+    def __init__(self, config: Config, cache: Cache) -> None:
+        super().__init__(config.backend, cache, config.sweep.threads)
+
+    def submit(self, stages: Sequence[Stage], console: object) -> Job:
+        (stage,) = stages
+        if stage.plan.stage == "preprocess":
+            raise SystemExit("preprocessing should be in the cache")
+        if stage.plan.stage == "train":
+            self.began.append((time.monotonic(), memory()))
+        return Instant(stage)
+
+
+def memory() -> int:
+    """Return what this process holds now, in bytes."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE
+
+
+def overrides(children: int, parallel: int, outputs: Path, *, models: bool) -> list[str]:
+    rates = ",".join(f"{1e-4 * (number + 1):.4f}" for number in range(children // 2))
+    return [
+        "-m",
+        f"model.learning_rate={rates}",
+        "model.dropout=true,false",
+        f"model.epoch={EPOCHS}",
+        f"sweep.parallel={parallel}",
+        f"tracking.log_model={str(models).lower()}",
+        f"outputs={outputs}",
+    ]
+
+
+def run_here(children: int, parallel: int, outputs: Path, *, models: bool) -> Measured:
+    """Run a sweep in this process, and say what it took."""
+    run = importlib.import_module("run")  # beside launchers
+    for name in ("launchers.experiment", "launchers.sweeps.session", "hydra.main"):  # are not the sweep's to pay for
+        importlib.import_module(name)
+    Stub.began = []
+    preparing.BACKENDS["local"] = Stub
+    started = time.monotonic()
+    code = run.main(overrides(children, parallel, outputs, models=models))
+    ended, at_end = time.monotonic(), memory()
+    if code != 0 or not Stub.began:
+        raise SystemExit(f"the sweep of {children} children ended with {code}")
+    (file,) = (outputs / "sweeps").glob("*/sweep.json")
+    states = [child["state"] for child in json.loads(file.read_text(encoding="utf-8"))["children"]]
+    first = Stub.began[0]
+    return Measured(
+        children=children,
+        finished=states.count("finished"),
+        planning_s=first[0] - started,
+        running_s=ended - first[0],
+        at_start=first[1],
+        at_quarter=Stub.began[len(Stub.began) // 4][1],
+        at_end=at_end,
+    )
+
+
+def run_apart(place: Path, arguments: Sequence[str], scratch: Path) -> None:
+    """Run something of the program that was copied to a folder, in a process of its own."""
+    folders = (place, place / "src", place / "launchers" / "plugins")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
+    with (scratch / "log.txt").open("w+", encoding="utf-8") as log:
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=scratch, env=environment, stdout=log, stderr=log, check=False
+        )
+        if done.returncode:
+            log.seek(0)
+            raise SystemExit(log.read()[-5000:])
+
+
+def measure(place: Path, warm: Path, scratch: Path, children: int, parallel: int, *, models: bool) -> Measured:
+    outputs = scratch / f"outputs-{children}"
+    shutil.copytree(warm, outputs, symlinks=True)
+    result = scratch / f"{children}.json"
+    options = ["--children", str(children), "--parallel", str(parallel), *(["--models"] if models else [])]
+    run_apart(place, [str(Path(__file__)), *options, "--outputs", str(outputs), "--result", str(result)], scratch)
+    shutil.rmtree(outputs)
+    return Measured(**json.loads(result.read_text(encoding="utf-8")))
+
+
+def warmed(place: Path, scratch: Path) -> Path:
+    """Return outputs with the demo data and their arrays."""
+    warm = scratch / "warm"
+    arguments = ["stages=[preprocess]", "tracking=none", f"outputs={warm}"]
+    run_apart(place, [str(place / "run.py"), *arguments], scratch)
+    shutil.rmtree(warm / "runs")
+    return warm
+
+
+def table(found: Sequence[Measured]) -> str:
+    head = ["children", "planning s", "a child ms", "running s", "a child ms", "MB at start", "at 25 %", "at the end"]
+    rows = [head, ["---"] * len(head)]
+    for one in found:
+        seconds = (one.planning_s, one.planning_a_child * 1000, one.running_s, one.running_s / one.children * 1000)
+        sizes = (one.at_start, one.at_quarter, one.at_end)
+        times = [f"{value:.0f}" if place % 2 else f"{value:.1f}" for place, value in enumerate(seconds)]
+        rows.append([str(one.children), *times, *(f"{size / MB:.0f}" for size in sizes)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return "\n".join(
+        "| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    )
+
+
+def verdicts(found: Sequence[Measured]) -> Iterator[tuple[str, bool]]:
+    """Yield what was asked, and whether it holds."""
+    for one in found:
+        yield f"{one.finished} of {one.children} children are finished", one.finished == one.children
+        yield f"memory with {one.children} children, at the end to 25 %: {one.growth:.2f}", one.growth <= LARGER
+    if len(found) > 1:
+        ratio = found[-1].planning_a_child / found[0].planning_a_child
+        what = f"planning a child, of {found[-1].children} to of {found[0].children}"
+        yield f"{what}: {ratio:.2f}", ratio <= LONGER
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sweeps", description="Measure planning, tracking and memory of sweeps."
+    )
+    parser.add_argument("--children", type=int, nargs="+", default=[50, 100, 200], help="of each sweep, even numbers")
+    parser.add_argument("--parallel", type=int, default=4, help="children at a time")
+    parser.add_argument("--models", action="store_true", help="record a model for each child")
+    parser.add_argument("--outputs", type=Path, help=argparse.SUPPRESS)  # of one sweep, to run it here
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)  # file for what it took
+    options = parser.parse_args(arguments)
+    if options.result is not None:
+        found = run_here(options.children[0], options.parallel, options.outputs, models=options.models)
+        options.result.write_text(json.dumps(asdict(found)), encoding="utf-8")
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        place = frozen.freeze(REPOSITORY, scratch)
+        warm = warmed(place, scratch)
+        sweeps = [
+            measure(place, warm, scratch, count, options.parallel, models=options.models)
+            for count in sorted(options.children)
+        ]
+    print(f"{options.parallel} children at a time, trainings of no time; load average {os.getloadavg()[0]:.1f}\n")
+    print(table(sweeps))
+    print()
+    for less, more in pairwise(sweeps):
+        each = (more.planning_s - less.planning_s) / (more.children - less.children) * 1000
+        print(f"each child from {less.children} to {more.children} adds {each:.0f} ms of planning")
+    held = []
+    for text, holds in verdicts(sweeps):
+        held.append(holds)
+        print(f"{text}{'' if holds else '  TOO MUCH'}")
+    return 0 if all(held) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
