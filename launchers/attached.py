@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 import subprocess
 import threading
 from abc import ABC, abstractmethod
@@ -48,6 +49,9 @@ class OnThisMachine(ABC):
 
     def fetch(self, stage_id: str, console: Console) -> None:
         raise NotImplementedError(f"{stage_id}: nothing is finished elsewhere")
+
+    def machine(self, stage: str) -> str:
+        return socket.gethostname()
 
     def busy(self, folder: Path) -> str | None:
         return None

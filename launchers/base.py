@@ -154,6 +154,9 @@ class Backend(Protocol):
     def fetch(self, stage_id: str, console: Console) -> None:
         """Bring a stage that is finished elsewhere into the cache here."""
 
+    def machine(self, stage: str) -> str:
+        """Return what a stage runs on, for people: a host's name, or a number and kind of instances."""
+
     def describe(self, stages: Sequence[Stage]) -> list[Described]:
         """Return exactly what would be asked for to run the stages, without any secret; asks for nothing."""
 

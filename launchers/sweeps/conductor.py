@@ -40,6 +40,7 @@ class Conductor:
         cache: Cache,
         run: Callable[[Ready], None],
         changed: Callable[[Child], None],
+        interrupted: Callable[[int], None],
         *,
         parallel: int,
         on_failure: OnFailure,
@@ -49,10 +50,12 @@ class Conductor:
         Args:
             run: runs a child to its end in the thread that calls it; ends as ``launchers.running.Run.execute``.
             changed: is told, in the main thread, whenever a child's state has changed.
+            interrupted: is told so, and for how many children that still run it is.
         """
         self._cache = cache
         self._run = run
         self._changed = changed
+        self._told_interrupted = interrupted
         self._parallel = parallel
         self._stops_at_failure = on_failure is OnFailure["stop"]
         self._waiting: list[Ready] = []
@@ -72,6 +75,7 @@ class Conductor:
             while True:
                 if count() > passed_on:
                     passed_on, self.interrupted = count(), True
+                    self._told_interrupted(len(self._running))
                     for running in self._running:
                         interrupt(running.thread)
                 self._start_what_can(source)

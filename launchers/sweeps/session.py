@@ -15,7 +15,8 @@ from launchers.compose import check, told_apart
 from launchers.experiment import PLAIN_WIDTH, Place, close_dead_runs
 from launchers.overrides import quote
 from launchers.preparing import make_ready
-from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, Status
+from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, Status, is_detached
+from launchers.redaction import redacted_text
 from launchers.running import Run
 from launchers.sweeps import dead, earlier, planned
 from launchers.sweeps.asked import Asked
@@ -113,6 +114,7 @@ class Session:
                 self._outputs.cache,
                 partial(self._run_child, source),
                 self._changed,
+                self._say_interrupted,
                 parallel=sweep.parallel,
                 on_failure=sweep.on_failure,
             )
@@ -125,6 +127,7 @@ class Session:
         from rich.console import Console
 
         child = ready.child
+        child.host = ready.prepared.backend.machine(ready.prepared.config.stages[-1])
         file = self.folder.log(child.number)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as log:
@@ -147,6 +150,11 @@ class Session:
             finally:
                 if run.record is not None:
                     self._measure(child, run.record)
+
+    def _say_interrupted(self, running: int) -> None:
+        assert self._live is not None
+        children = f"{running} children" if running != 1 else "1 child"
+        self._live.say(f"interrupted: {children} still running; Ctrl-C again does not wait for what they are doing")
 
     def _known_run(self, child: Child) -> str | None:
         """Return the run that a child goes on with; one that was finished, or deleted, is not gone on with."""
@@ -216,7 +224,7 @@ class Session:
                 child = self.record.children[number]
                 child.run, child.mlflow_run = run.id, run.mlflow_run
                 if child.state not in DONE:
-                    child.state = STATES[run.status]
+                    child.state = State.detached if is_detached(run) else STATES[run.status]
                 if child.state is State.finished:
                     self._measure(child, run)
 
@@ -229,6 +237,9 @@ class Session:
         else:
             record.ended = time.time()
         self.folder.save(record)
+        hydras_file = self.folder.path / "multirun.yaml"
+        if hydras_file.is_file():  # it holds what was typed
+            hydras_file.write_text(redacted_text(hydras_file.read_text(encoding="utf-8")), encoding="utf-8")
         if self._parent is not None:
             self._parent.close(record)
         print_results(self._console, record, best_command(record))
