@@ -11,6 +11,7 @@ from launchers.emulator.answers import ServiceError, StartResponse, reply_error,
 from launchers.emulator.calls import Call, CallsFile, drain, read_call
 from launchers.emulator.emulated import Emulated
 from launchers.emulator.faults import DropConnection, read_fault
+from launchers.emulator.logs import filter_events
 from launchers.emulator.sagemaker_api import SageMaker
 from launchers.emulator.store import ROLE_KEY
 
@@ -57,6 +58,10 @@ class Front:
             quotas = self._quotas.answer(call.operation, call.region, call.body)
             if quotas is not None:
                 return reply_json(start, quotas)
+        if call.service == "logs" and call.operation == "FilterLogEvents":
+            events = filter_events(call.region, call.body or {})
+            if events is not None:
+                return reply_json(start, events)
         return self._moto(environ, start)
 
     def _own(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:

@@ -18,7 +18,7 @@ from launchers.emulator.logs import ACCOUNT
 from launchers.emulator.processing import ProcessingJob
 from launchers.emulator.quotas import asked, instances_of
 from launchers.emulator.training import TrainingJob
-from launchers.emulator.validation import validate
+from launchers.emulator.validation import summary_members, validate
 
 CLASSES: dict[str, type[Job]] = {"Training": TrainingJob, "Processing": ProcessingJob}
 OPERATION = re.compile(r"(Create|Describe|Stop)(Training|Processing)Job|List(Training|Processing)Jobs")
@@ -34,6 +34,13 @@ TAKEN = {
     "({arn})",
 }
 PAGE = 100  # jobs that a list has at most
+ORDERS: dict[str, Callable[[Job], Any]] = {
+    "CreationTime": lambda job: job.created,
+    "Name": lambda job: job.name,
+    "Status": lambda job: job.status,
+}
+# In a summary if they are known: members of the list's shapes of either kind.
+MORE_IN_SUMMARY = ("SecondaryStatus", "TrainingEndTime", "ProcessingEndTime", "FailureReason", "ExitMessage")
 
 
 class SageMaker:
@@ -105,23 +112,20 @@ class SageMaker:
         return job
 
     def _list(self, region: str, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-        """List the newest jobs first, one page only."""
+        """List the jobs that pass all filters, a page of them; the next one begins after the job that a token names."""
         with self._lock:
             jobs = [job for (where, what, _), job in self._jobs.items() if (where, what) == (region, kind)]
-        jobs = [job for job in jobs if body.get("NameContains", "") in job.name]
-        jobs = [job for job in jobs if body.get("StatusEquals", job.status) == job.status]
-        jobs.sort(key=lambda job: job.created, reverse=body.get("SortOrder", "Descending") == "Descending")
-        shown = [
-            {
-                f"{kind}JobName": job.name,
-                f"{kind}JobArn": job.arn,
-                f"{kind}JobStatus": job.status,
-                "CreationTime": job.created,
-                "LastModifiedTime": job.modified,
-            }
-            for job in jobs[: body.get("MaxResults", PAGE)]
-        ]
-        return {f"{kind}JobSummaries": shown}
+        jobs = [job for job in jobs if _passes(job, body)]
+        order = ORDERS[body.get("SortBy", "CreationTime")]
+        jobs.sort(key=order, reverse=body.get("SortOrder", "Descending") == "Descending")
+        token = body.get("NextToken")
+        names = [job.name for job in jobs]
+        if token is not None and token not in names:
+            raise ServiceError("ValidationException", f"Invalid NextToken: {token}")
+        first = names.index(token) + 1 if token is not None else 0
+        shown = jobs[first : first + body.get("MaxResults", PAGE)]
+        more = {"NextToken": shown[-1].name} if shown and shown[-1] is not jobs[-1] else {}
+        return {f"{kind}JobSummaries": [_summary(kind, job) for job in shown], **more}
 
     def _by_arn(self, arn: str) -> Job | None:
         with self._lock:
@@ -155,3 +159,27 @@ def check_role(arn: str) -> None:
             f"Could not assume role {arn}. Please ensure that the role exists and allows principal "
             "'sagemaker.amazonaws.com' to assume the role.",
         )
+
+
+def _passes(job: Job, body: dict[str, Any]) -> bool:
+    """Tell whether a job passes the filters of a list."""
+    times = (("CreationTime", job.created), ("LastModifiedTime", job.modified))
+    return (
+        body.get("NameContains", "") in job.name
+        and body.get("StatusEquals", job.status) == job.status
+        and all(time > body.get(f"{name}After", 0) for name, time in times)
+        and all(time < body.get(f"{name}Before", float("inf")) for name, time in times)
+    )
+
+
+def _summary(kind: str, job: Job) -> dict[str, Any]:
+    described = job.describe()
+    known = set(summary_members(f"List{kind}Jobs", f"{kind}JobSummaries"))
+    return {
+        f"{kind}JobName": job.name,
+        f"{kind}JobArn": job.arn,
+        f"{kind}JobStatus": described[f"{kind}JobStatus"],
+        "CreationTime": job.created,
+        "LastModifiedTime": described["LastModifiedTime"],
+        **{name: described[name] for name in MORE_IN_SUMMARY if name in described and name in known},
+    }

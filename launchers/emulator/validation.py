@@ -27,6 +27,12 @@ def output_members(operation: str) -> list[str]:
     return list(_model().operation_model(operation).output_shape.members)
 
 
+@cache
+def summary_members(operation: str, summaries: str) -> list[str]:
+    """Return what each of an operation's summaries may have."""
+    return list(_model().operation_model(operation).output_shape.members[summaries].member.members)
+
+
 def validate(operation: str, body: Any) -> None:
     """Raise the service's ValidationException for a request that its model does not allow."""
     from botocore.validate import ParamValidator

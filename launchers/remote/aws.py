@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -46,10 +47,14 @@ class ConnectionLost(AwsError):
 
 
 class Aws:
-    """What an experiment reaches AWS with: region, profile and credentials as the user's AWS configuration has them."""
+    """What an experiment reaches AWS with: region, profile and credentials as the user's AWS configuration has them.
+
+    May be used from several threads.
+    """
 
     def __init__(self, settings: Backend) -> None:
         self.settings = settings
+        self._making = threading.RLock()  # sessions are not made for several threads; clients are
         self._clients: dict[str, Any] = {}
 
     @cached_property
@@ -100,21 +105,26 @@ class Aws:
             return str(self.client("sts").get_caller_identity()["Account"])
 
     def client(self, service: str) -> Any:
-        """Return the client of a service, always the same one. Safe to use from several threads once it is made."""
+        """Return the client of a service, always the same one."""
         if service not in self._clients:
-            from botocore.config import Config
-
-            config = Config(
-                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-                connect_timeout=CONNECT_TIMEOUT_S,
-                read_timeout=READ_TIMEOUT_S,
-                max_pool_connections=32,
-                user_agent_extra="videolift",
-                # An endpoint on this machine has no host names of buckets.
-                s3={"addressing_style": "path"} if os.environ.get("AWS_ENDPOINT_URL") else {},
-            )
-            self._clients[service] = self.session.client(service, region_name=self.region, config=config)
+            with self._making:
+                if service not in self._clients:
+                    self._clients[service] = self._made(service)
         return self._clients[service]
+
+    def _made(self, service: str) -> Any:
+        from botocore.config import Config
+
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            max_pool_connections=32,
+            user_agent_extra="videolift",
+            # An endpoint on this machine has no host names of buckets.
+            s3={"addressing_style": "path"} if os.environ.get("AWS_ENDPOINT_URL") else {},
+        )
+        return self.session.client(service, region_name=self.region, config=config)
 
 
 def has_metadata_service(system: Path = Path("/sys")) -> bool:

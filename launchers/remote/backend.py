@@ -21,8 +21,9 @@ from launchers.config import Action, Config, OnInterrupt, Resources, Where
 from launchers.image import PURPOSES, libraries_of, locked_versions
 from launchers.local import LocalBackend
 from launchers.planning import KINDS
-from launchers.remote import cost, partition, requests, state
+from launchers.remote import partition, requests, state
 from launchers.remote.aws import Aws, AwsError, explained
+from launchers.remote.cost import COLUMNS, Estimate, cost_problem, most_it_can_cost
 from launchers.remote.instances import precision_of
 from launchers.remote.job import Handle, RemoteJob, read_handle
 from launchers.remote.orders import Order, image_of, job_name, make_order
@@ -31,6 +32,8 @@ from launchers.remote.quotas import machines_of
 from launchers.remote.s3 import Location, is_s3, list_keys, read_bytes
 from launchers.remote.site import UNKNOWN_ACCOUNT, Site, find_site, unresolved_site
 from launchers.remote.transfer import Sending, Transfer, finished_stage, megabytes
+from launchers.remote.watch import Watch
+from launchers.signals import pause
 from videolift.errors import ConfigError
 from videolift.settings import Precision
 from videolift.workspace import Kind
@@ -46,7 +49,7 @@ ISOLATED = (
 
 
 class RemoteBackend:
-    """Runs stages on Amazon SageMaker."""
+    """Runs stages on Amazon SageMaker; those of several runs at once, each in a thread of its own."""
 
     name = "sagemaker-remote"
 
@@ -55,6 +58,8 @@ class RemoteBackend:
         self._settings = config.backend
         self._cache = cache
         self._aws = Aws(config.backend)
+        self._watch = Watch(self._aws)
+        self._transfer = Transfer(self._aws, cache.folder / "checksums.db")
         self._local = LocalBackend(config.backend, cache)
         self._data = Location.parse(str(config.data.root)) if is_s3(config.data.root) else None
         self._origins: dict[str, str | None] = {}
@@ -84,8 +89,8 @@ class RemoteBackend:
         return expected
 
     def cost(self, stages: Mapping[str, Collection[str]]) -> Described | None:
-        estimate = self._estimate(list(stages))
-        return Described("cost", [cost.COLUMNS, *(job.row() for job in estimate.jobs)], estimate.summary())
+        jobs = self._jobs_to_start(stages)
+        return _described_cost(self._estimate(jobs)) if jobs else None
 
     def environments(self, stages: Sequence[str]) -> dict[str, dict[str, str]]:
         return {}
@@ -116,26 +121,34 @@ class RemoteBackend:
             console.print(f"note: {note}", style="yellow", soft_wrap=True)
 
     def make_ready(self, stages: Mapping[str, Collection[str]], console: Console, *, at_once: int = 1) -> None:
-        names = [n for n, ids in stages.items() if not self._is_local(n) and not all(map(self._has_job, ids))]
-        kinds = list(dict.fromkeys(KINDS[name] for name in names))
+        jobs = self._jobs_to_start(stages)
         account, region = self._aws.account, self._aws.region
-        purposes = dict.fromkeys(PURPOSES[name] for name in names)
+        purposes = dict.fromkeys(PURPOSES[name] for name in stages if KINDS[name] in jobs and not self._is_local(name))
         images = {purpose: image_of(self._settings, purpose, region, account) for purpose in purposes}
-        found = find_job_problems(self._aws, machines_of(self._settings, kinds), images)
+        machines = machines_of(self._settings, {kind: min(count, at_once) for kind, count in jobs.items()})
+        found = find_job_problems(self._aws, machines, images)
         for note in found.notes:
             console.print(f"note: {note}", style="yellow", soft_wrap=True)
-        if problem := cost.cost_problem(self._settings, self._estimate(names)):
+        if problem := cost_problem(self._settings, self._estimate(jobs)):
             found.problems.append(problem)
         if found.problems:
             raise ConfigError("\n".join(found.problems))
+
+    def _jobs_to_start(self, stages: Mapping[str, Collection[str]]) -> dict[Kind, int]:
+        """Return how many jobs of each kind stages take, by name and id; those of one run and kind share one."""
+        found: dict[Kind, int] = {}
+        for name, ids in stages.items():
+            count = 0 if self._is_local(name) else sum(not self._has_job(one) for one in set(ids))
+            if count:
+                found[KINDS[name]] = max(count, found.get(KINDS[name], 0))
+        return found
 
     def _has_job(self, stage_id: str) -> bool:
         """Tell whether a stage was left to a job, which has all that it needs."""
         return read_handle(self._cache.partial_path(stage_id)) is not None
 
-    def _estimate(self, stages: Sequence[str]) -> cost.Estimate:
-        kinds = dict.fromkeys(KINDS[stage] for stage in stages if not self._is_local(stage))
-        return cost.most_it_can_cost(self._settings, self._aws.region, list(kinds))
+    def _estimate(self, jobs: Mapping[Kind, int]) -> Estimate:
+        return most_it_can_cost(self._settings, self._aws.region, jobs)
 
     @cached_property
     def _site(self) -> Site:
@@ -152,10 +165,6 @@ class RemoteBackend:
     @property
     def _is_resolved(self) -> bool:
         return self._known_site.account != UNKNOWN_ACCOUNT
-
-    @cached_property
-    def _transfer(self) -> Transfer:
-        return Transfer(self._aws.client("s3"), self._cache.folder / "checksums.db", self._settings.kms_key)
 
     # What is finished elsewhere
 
@@ -197,7 +206,7 @@ class RemoteBackend:
         ids = {stage.plan.stage: stage.plan.id for stage in stages}
         handle = Handle(order.name, order.kind, self._aws.region, self._site.account, ids)
         handle.save([stage.folder for stage in stages])  # first: after a crash the job is looked for
-        job = RemoteJob(self._aws, handle, stages)
+        job = RemoteJob(self._aws, self._watch, handle, stages)
         try:
             self._create(order)
         except KeyboardInterrupt:
@@ -227,6 +236,12 @@ class RemoteBackend:
             return state.describe(self._aws.client("sagemaker"), handle.kind, handle.job) is not None
         except AwsError as error:
             raise LostTouch(f"whether job {handle.job} was started is not known: {error}") from error
+
+    def machine(self, stage: str) -> str:
+        if self._is_local(stage):
+            return self._local.machine(stage)
+        resources = self._settings.resources(PURPOSES[stage])
+        return f"{resources.instance_count} x {resources.instance_type}"
 
     def busy(self, folder: Path) -> str | None:
         handle = read_handle(folder)
@@ -259,13 +274,13 @@ class RemoteBackend:
         found = state.describe(client, handle.kind, handle.job)
         while found is not None and found.status == "Stopping":
             console.print(f"waiting until job {handle.job} has stopped", soft_wrap=True)
-            time.sleep(STOPPING_POLL_S)
+            pause(STOPPING_POLL_S)
             found = state.describe(client, handle.kind, handle.job)
         if found is None or found.status in ("Failed", "Stopped"):
             return None
         console.print(f"job {handle.job} is at it already: {found.status}", soft_wrap=True)
         covered = [stage for stage in stages if handle.stages.get(stage.plan.stage) == stage.plan.id]
-        return RemoteJob(self._aws, handle, covered)
+        return RemoteJob(self._aws, self._watch, handle, covered)
 
     def _order(self, stages: Sequence[Stage], name: str, site: Site) -> Order:
         return make_order(stages, name, site, self._settings, self._cache, data=self._data, others=self._others)
@@ -300,11 +315,8 @@ class RemoteBackend:
                     requests.shown(json.dumps(order.request, indent=1, ensure_ascii=False)),
                 )
             )
-        estimate = self._estimate([stage.plan.stage for stage in stages])
-        return [
-            *described,
-            Described("cost", [cost.COLUMNS, *(job.row() for job in estimate.jobs)], estimate.summary()),
-        ]
+        jobs = {KINDS[stage.plan.stage]: 1 for stage in remote}
+        return [*described, _described_cost(self._estimate(jobs))]
 
     def _described(self, sending: Sending) -> tuple[str, ...]:
         there, total = requests.shown(sending.target.uri), megabytes(sending.bytes)
@@ -314,3 +326,7 @@ class RemoteBackend:
             return sending.what, f"{megabytes(self._transfer.plan(sending).bytes_to_send)} of {total}", there
         except AwsError as error:  # a bucket that is not there yet, for one
             return sending.what, f"at most {total} ({error})", there
+
+
+def _described_cost(estimate: Estimate) -> Described:
+    return Described("cost", [COLUMNS, *(job.row() for job in estimate.jobs)], estimate.summary())

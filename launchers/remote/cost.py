@@ -1,4 +1,4 @@
-"""What the jobs of a run can cost at most.
+"""What the jobs of a run, or of a whole sweep, can cost at most.
 
 A job is billed for its instances while it runs, which its time limit ends ("Amazon SageMaker AI pricing";
 BillableTimeInSeconds in the SageMaker API reference). Waiting for spare capacity is not billed, and spare capacity
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +39,7 @@ Prices = Mapping[tuple[str, Kind, str], Price]  # by region, kind of job, instan
 
 @dataclass(frozen=True)
 class JobCost:
-    """What one job can cost at most."""
+    """What jobs of one kind can cost at most."""
 
     kind: Kind
     instance_type: str
@@ -47,14 +47,17 @@ class JobCost:
     hours: float  # of each instance
     price: Price | None  # None: unknown
     spot: bool = False
+    count: int = 1  # of such jobs
 
     @property
     def usd(self) -> float | None:
-        return None if self.price is None else self.instances * self.hours * self.price.usd_per_hour
+        """Return what all of them cost, None where the price is unknown."""
+        return None if self.price is None else self.count * self.instances * self.hours * self.price.usd_per_hour
 
     def row(self) -> tuple[str, ...]:
-        """Return the job as a line of a table under :data:`COLUMNS`."""
+        """Return the jobs as a line of a table under :data:`COLUMNS`."""
         what = f"{self.kind.value}, spare capacity" if self.spot else self.kind.value
+        what = f"{self.count} x {what}" if self.count > 1 else what
         price = "unknown" if self.price is None else f"{self.price.usd_per_hour:g}"
         source = "" if self.price is None else self.price.source
         return (what, f"{self.instances} x {self.instance_type}", f"{self.hours:g}", price, dollars(self.usd), source)
@@ -65,7 +68,7 @@ COLUMNS = ("job", "instances", "hours at most", "USD an hour", "USD at most", "p
 
 @dataclass(frozen=True)
 class Estimate:
-    """What all jobs of a run can cost at most."""
+    """What all jobs can cost at most."""
 
     region: str
     jobs: tuple[JobCost, ...]
@@ -95,15 +98,15 @@ class Estimate:
         return f"at most {dollars(self.usd)} USD, without {NOT_INCLUDED}"
 
 
-def most_it_can_cost(backend: Backend, region: str, jobs: Sequence[Kind], prices: Prices | None = None) -> Estimate:
+def most_it_can_cost(backend: Backend, region: str, jobs: Mapping[Kind, int], prices: Prices | None = None) -> Estimate:
     """Return the most that jobs can cost when each takes all the time that it is allowed.
 
     Args:
-        jobs: kinds of the jobs that will be submitted; one that is not, because its result is there, costs nothing.
+        jobs: how many of each kind will be submitted; one that is not, because its result is there, costs nothing.
         prices: None: those of prices.csv.
     """
     found = known_prices() if prices is None else prices
-    return Estimate(region, tuple(_cost_of(backend, region, kind, found) for kind in jobs))
+    return Estimate(region, tuple(_cost_of(backend, region, kind, count, found) for kind, count in jobs.items()))
 
 
 def cost_problem(backend: Backend, estimate: Estimate) -> str | None:
@@ -117,9 +120,11 @@ def cost_problem(backend: Backend, estimate: Estimate) -> str | None:
         )
     if estimate.usd <= backend.max_cost:
         return None
+    several = any(job.count > 1 for job in estimate.jobs)
+    fewer = ", choose fewer values or trials" if several else ""
     return (
         f"backend.max_cost: the jobs can cost {dollars(estimate.usd)} USD, more than {backend.max_cost:g}; lower "
-        "backend.<stage>.max_run_s or instance_count, or raise backend.max_cost"
+        f"backend.<stage>.max_run_s or instance_count{fewer}, or raise backend.max_cost"
     )
 
 
@@ -143,7 +148,7 @@ def known_prices(file: Path = PRICES) -> Prices:
         }
 
 
-def _cost_of(backend: Backend, region: str, kind: Kind, prices: Prices) -> JobCost:
+def _cost_of(backend: Backend, region: str, kind: Kind, count: int, prices: Prices) -> JobCost:
     job = backend.train if kind is Kind.training else backend.preprocess
     seconds = job.max_run_s + (backend.train.keep_alive_s if kind is Kind.training else 0)
     if backend.price_per_hour is not None:
@@ -151,4 +156,4 @@ def _cost_of(backend: Backend, region: str, kind: Kind, prices: Prices) -> JobCo
     else:
         price = prices.get((region, kind, job.instance_type))
     spot = kind is Kind.training and backend.train.spot
-    return JobCost(kind, job.instance_type, job.instance_count, seconds / 3600, price, spot)
+    return JobCost(kind, job.instance_type, job.instance_count, seconds / 3600, price, spot, count)

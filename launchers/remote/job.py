@@ -18,11 +18,11 @@ from launchers.base import HostEnd, LostTouch, Stage
 from launchers.cache import HANDLE, StageFolder
 from launchers.remote import partition, state
 from launchers.remote.archive import extract
-from launchers.remote.aws import THROTTLED, Aws, AwsError, ConnectionLost, CredentialsError
+from launchers.remote.aws import Aws, AwsError
 from launchers.remote.download import download_file, download_prefix
-from launchers.remote.logs import Logs
 from launchers.remote.s3 import Location, exists
 from launchers.remote.state import State
+from launchers.remote.watch import Watch, Watched, is_transient
 from videolift.entry import SIGNALLED, STOPPED_EXIT_CODE
 from videolift.errors import StageError, VideoliftError
 from videolift.events import PREFIX, Event, Events, parse, read
@@ -30,9 +30,7 @@ from videolift.workspace import Kind
 
 SERVICE = "service"  # what stands in place of a host for what SageMaker itself says
 FETCHED = ".fetched-"  # begins the name of a folder beside it, until all has arrived
-LONGEST_BACK_OFF_S = 60.0
 QUIET_S = 10.0  # without a line, after which an ended job is taken to have said everything
-TRANSIENT = {*THROTTLED, "500", "503", "InternalFailure", "InternalServerError", "InternalError", "ServiceUnavailable"}
 UNKNOWN_EXIT_CODE = 1
 GONE = {"NoSuchKey", "404"}
 
@@ -70,12 +68,13 @@ class RemoteJob:
 
     lasting = True
 
-    def __init__(self, aws: Aws, handle: Handle, stages: Sequence[Stage]) -> None:
+    def __init__(self, aws: Aws, watch: Watch, handle: Handle, stages: Sequence[Stage]) -> None:
         self.stages: list[Stage] = list(stages)
         self.finished: list[Stage] = []
         self._aws = aws
         self._handle = handle
-        self._logs = Logs(aws.client("logs"), handle.kind, handle.job)
+        self._watch = watch
+        self._watched = Watched(handle.kind, handle.job)
         self._client = aws.client("sagemaker")
         self._state: State | None = None
         self._told_steps = 0
@@ -84,13 +83,10 @@ class RemoteJob:
         self._stopped = False  # by us
 
     def follow(self) -> Iterator[tuple[str, str]]:
-        poll_s = self._aws.settings.poll_s
-        while True:
-            yield from self._new(describing=True)
-            if self._state is not None and self._state.ended:
-                break
-            time.sleep(poll_s)
-        yield from self._rest(poll_s)
+        with self._watch.following(self._watched):
+            while self._state is None or not self._state.ended:
+                yield from self._new()
+            yield from self._rest()
         if self._state.status == "Completed" and not self._collected:
             yield self._say("bringing the results back")
             try:
@@ -110,21 +106,20 @@ class RemoteJob:
             f"the job is completed, but its results cannot be fetched: {error}\n  (without {files} it is computed anew)"
         )
 
-    def _rest(self, poll_s: float) -> Iterator[tuple[str, str]]:
+    def _rest(self) -> Iterator[tuple[str, str]]:
         """Yield what comes late: lines reach CloudWatch some seconds after they were printed."""
         assert self._state is not None
         heard = time.monotonic()
         while self._state.has_run:
             was_all = self._all_said()
             told = False
-            for line in self._new(describing=False):
+            for line in self._new():
                 told = True
                 yield line
             if told:
                 heard = time.monotonic()
             elif was_all or time.monotonic() - heard > QUIET_S:
                 return
-            time.sleep(poll_s)
 
     def _all_said(self) -> bool:
         """Tell whether every host said how it ended; where something failed, one with a reason of its own is enough."""
@@ -137,30 +132,30 @@ class RemoteJob:
         told = {host for host, stage in self._ends if stage == last or host != self._state.hosts[0]}
         return told >= set(self._state.hosts)
 
-    def _new(self, *, describing: bool) -> Iterator[tuple[str, str]]:
-        """Yield what is new; a service that does not answer for a while is asked again later."""
-        wait_s = self._aws.settings.poll_s
-        while True:
-            try:
-                if describing:
-                    yield from self._look()
-                for host, line in self._logs.lines():
-                    self._note(host, line)
-                    yield host, line
-                return
-            except CredentialsError as error:
-                raise LostTouch(f"{error}; the job goes on") from error
-            except AwsError as error:
-                if not isinstance(error, ConnectionLost) and error.code not in TRANSIENT:
-                    raise LostTouch(f"{error}; the job goes on") from error
-                wait_s = min(2 * wait_s, LONGEST_BACK_OFF_S)
-                yield self._say(f"{error}; the job goes on, trying again in {wait_s:.0f} s", "warning")
-                time.sleep(wait_s)
-
-    def _look(self) -> Iterator[tuple[str, str]]:
-        found = state.describe(self._client, self._handle.kind, self._handle.job)
-        if found is None:
+    def _new(self) -> Iterator[tuple[str, str]]:
+        """Yield what the next look finds; a service that does not answer for a while is asked again later."""
+        watched = self._watched
+        self._watch.wait(watched)
+        trouble = watched.trouble
+        if watched.unknown:
             raise LostTouch(f"{self._handle.job}: SageMaker knows no such job in {self._aws.region}")
+        if watched.state is not None:
+            yield from self._told(watched.state)
+        lines = watched.log.lines
+        while lines:  # one that was not taken comes again: whoever takes may be interrupted
+            host, line = lines[0]
+            self._note(host, line)
+            yield host, line
+            lines.popleft()
+        if trouble is not None and is_transient(trouble):
+            text = f"{trouble}; the job goes on, trying again in {self._watch.wait_s:.0f} s"
+            yield self._say(text, "warning")
+        elif isinstance(trouble, AwsError):
+            raise LostTouch(f"{trouble}; the job goes on") from trouble
+        elif trouble is not None:
+            raise trouble
+
+    def _told(self, found: State) -> Iterator[tuple[str, str]]:
         if self._state is None:
             yield from self._introduce(found)
         # Of the step under way nothing is known but that it has begun, which the end of the one before tells.

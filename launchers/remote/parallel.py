@@ -12,6 +12,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 THREADS = 8
+TURN_S = 0.2  # after which a thread that waits can be interrupted
 
 
 class Abandoned(BaseException):
@@ -53,7 +54,7 @@ def in_parallel(
                 running |= {pool.submit(work, item) for item in islice(waiting, threads - len(running))}
                 if not running:
                     return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
+                done, running = wait(running, TURN_S, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
         except BaseException:

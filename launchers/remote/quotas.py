@@ -7,7 +7,7 @@ General Reference for the names, "Request a warm pool quota increase" in the Sag
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from launchers.config import Backend
@@ -22,15 +22,16 @@ LONGEST_TRAINING = "Longest run time for a training job"
 
 @dataclass(frozen=True)
 class Machines:
-    """The instances that one job asks for."""
+    """The instances that jobs of one kind ask for."""
 
     key: str  # setting that they come from: backend.train
     kind: Kind
     instance_type: str
-    count: int
+    count: int  # of one job
     max_run_s: int
     spot: bool = False
     keep_alive_s: int = 0
+    at_once: int = 1  # jobs
 
     @property
     def quota(self) -> str:
@@ -42,8 +43,12 @@ class Machines:
         return f"{self.instance_type} for training warm pool usage"
 
 
-def machines_of(backend: Backend, kinds: Collection[Kind]) -> list[Machines]:
-    """Return what the jobs of these kinds ask for."""
+def machines_of(backend: Backend, at_once: Mapping[Kind, int]) -> list[Machines]:
+    """Return what jobs ask for.
+
+    Args:
+        at_once: how many there are at the same time, by kind.
+    """
     first, second = backend.preprocess, backend.train
     asked = {
         Kind.processing: Machines(
@@ -59,7 +64,7 @@ def machines_of(backend: Backend, kinds: Collection[Kind]) -> list[Machines]:
             second.keep_alive_s,
         ),
     }
-    return [machines for kind, machines in asked.items() if kind in kinds]
+    return [replace(machines, at_once=at_once[kind]) for kind, machines in asked.items() if kind in at_once]
 
 
 def client(aws: Aws) -> Any:
@@ -118,6 +123,13 @@ def _too_small(machines: Machines, quotas: Mapping[str, tuple[float, str]], regi
             yield (
                 f"{machines.key}.instance_count: {machines.count} asked for, and the quota {machines.quota!r} of this "
                 f"account is {value:g} in {region}; {_ask_for_more(region, code)}, or take another instance type"
+            )
+        elif value < machines.count * machines.at_once:
+            each = f"of {machines.count} instances each " if machines.count > 1 else ""
+            yield (
+                f"sweep.parallel: {machines.at_once} {machines.kind.value} jobs {each}at a time, and the quota "
+                f"{machines.quota!r} of this account is {value:g} in {region}; say sweep.parallel="
+                f"{int(value // machines.count)}, {_ask_for_more(region, code)}, or take another instance type"
             )
     if machines.kind is Kind.training and LONGEST_TRAINING in quotas:
         value, code = quotas[LONGEST_TRAINING]

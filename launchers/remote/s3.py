@@ -16,12 +16,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from launchers.remote.aws import AwsError, ConnectionLost, code_of, explained
+from launchers.signals import pause
 from videolift.errors import ConfigError, DataError
 
 SCHEME = "s3://"
@@ -243,5 +243,5 @@ class Stream:
                 f"{self._location}: s3:GetObject: the connection broke {RESUMPTIONS + 1} times at byte {self._at} of "
                 f"{self.size} ({error}); check the network and run it again"
             ) from error
-        time.sleep(min(2**self._broken / 4, 5))
+        pause(min(2**self._broken / 4, 5))
         self._broken += 1

@@ -3,8 +3,10 @@
 Sources: DescribeTrainingJob (SecondaryStatusTransitions, BillableTimeInSeconds) and DescribeProcessingJob in the
 SageMaker API reference; "Managed Spot Training in Amazon SageMaker AI" (savings).
 
-IAM actions: sagemaker:DescribeTrainingJob, sagemaker:DescribeProcessingJob, sagemaker:StopTrainingJob,
-sagemaker:StopProcessingJob.
+For ListTrainingJobs and ListProcessingJobs, the same reference.
+
+IAM actions: sagemaker:ListTrainingJobs, sagemaker:ListProcessingJobs, sagemaker:DescribeTrainingJob,
+sagemaker:DescribeProcessingJob, sagemaker:StopTrainingJob, sagemaker:StopProcessingJob.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ ENDED = {"Completed", "Failed", "Stopped"}
 EXIT_CODE = re.compile(r"exit code:? (\d+)", re.IGNORECASE)
 WORDS = {Kind.training: "TrainingJob", Kind.processing: "ProcessingJob"}
 RUNNING = {"Training", "Processing"}  # steps in which a job's program runs
+LONGEST_PART = 63  # characters of NameContains
+PAGE = 100  # jobs of a list
 NOT_THERE = "ValidationException"  # what both Describe calls answer for an unknown name
 
 
@@ -57,7 +61,12 @@ class State:
     @property
     def has_run(self) -> bool:
         """Tell whether its program was ever started."""
-        return any(step.name in RUNNING for step in self.steps)
+        return self.rounds > 0
+
+    @property
+    def rounds(self) -> int:
+        """Return how often its program was started; spare capacity that is taken away starts it anew."""
+        return sum(step.name in RUNNING for step in self.steps)
 
     @property
     def exit_code(self) -> int | None:
@@ -81,6 +90,26 @@ def describe(client: Any, kind: Kind, job: str) -> State | None:
         if error.code in (NOT_THERE, "ResourceNotFound"):
             return None
         raise
+
+
+def in_progress(client: Any, kind: Kind, part: str) -> dict[str, dict[str, Any]]:
+    """Return the summaries of jobs that are in progress, by name; one is another than before when something happened.
+
+    Args:
+        part: of the names of the jobs that are wanted.
+    """
+    asked: dict[str, Any] = {"StatusEquals": "InProgress", "MaxResults": PAGE, "SortBy": "CreationTime"}
+    if part:
+        asked["NameContains"] = part[:LONGEST_PART]
+    found: dict[str, dict[str, Any]] = {}
+    ask = client.list_training_jobs if kind is Kind.training else client.list_processing_jobs
+    with explained(f"sagemaker:List{WORDS[kind]}s"):
+        while True:
+            page = ask(**asked)
+            found |= {summary[f"{WORDS[kind]}Name"]: summary for summary in page[f"{WORDS[kind]}Summaries"]}
+            if not page.get("NextToken"):
+                return found
+            asked["NextToken"] = page["NextToken"]
 
 
 def stop(client: Any, kind: Kind, job: str) -> None:

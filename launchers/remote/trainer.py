@@ -2,7 +2,8 @@
 
 The SDK is run to the end against a session that answers for AWS itself, so that the request and the files are exactly
 those that it would send, whether they are then shown or sent. It cannot be asked for a request in any other way that
-is public; it names jobs by the clock and uploads its start script anew for each, and both are put right here.
+is public; it names jobs by the clock and uploads its start script anew for each, and both are put right here. It is
+asked by one thread at a time, because what keeps it quiet holds for the process; nobody else reads those variables.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,12 +40,15 @@ ENVIRONMENT = {
     # Of the SDK: no simulation of what the role may do, which needs a right that a person may not have.
     "SAGEMAKER_VALIDATE_ROLE": "false",
     ADMIN_VARIABLE: os.devnull,
-    "AWS_EC2_METADATA_DISABLED": "true",
-    # Nothing is sent, so that nobody's profile is needed, nor may a broken one be in the way.
-    "AWS_CONFIG_FILE": os.devnull,
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
 }
-NOT_IN_ENVIRONMENT = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
+# Nothing is sent, so that nobody's profile is needed, nor may a broken one be in the way. Variables of AWS's are left
+# alone: other threads' sessions read them. Each is (name in the file, variable, default, conversion).
+NO_PROFILE = {
+    "profile": (None, None, None, None),
+    "config_file": (None, None, os.devnull, None),
+    "credentials_file": (None, None, os.devnull, None),
+}
+ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -119,11 +124,14 @@ def capture(training: Training) -> Captured:
     """
     with _quiet():
         import boto3
+        import botocore.session
         from botocore.exceptions import ParamValidationError
         from pydantic import ValidationError
 
         captured = Captured()
-        session = boto3.Session(aws_access_key_id="none", aws_secret_access_key="none", region_name=training.region)
+        core = botocore.session.Session(session_vars=NO_PROFILE)
+        keys = {"aws_access_key_id": "none", "aws_secret_access_key": "none"}
+        session = boto3.Session(**keys, region_name=training.region, botocore_session=core)
         service = _Service(captured, training.bucket)
         session.events.register("before-send.*.*", service.answer)
         try:
@@ -269,15 +277,13 @@ def _quiet() -> Iterator[None]:
     """Keep the SDK from calling home, from reading anybody's defaults and from telling what it does."""
     import logging
 
-    with tempfile.TemporaryDirectory() as folder:
+    with ONE_AT_A_TIME, tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(QUIET, encoding="utf-8")
         wanted = {**ENVIRONMENT, CONFIG_VARIABLE: str(file)}
-        before = {name: os.environ.get(name) for name in (*wanted, *NOT_IN_ENVIRONMENT)}
+        before = {name: os.environ.get(name) for name in wanted}
         disabled = logging.root.manager.disable
         os.environ.update(wanted)
-        for name in NOT_IN_ENVIRONMENT:
-            os.environ.pop(name, None)
         logging.disable(max(disabled, logging.WARNING))
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from launchers.cache import FINISHED_FILE
 from launchers.checksums import open_checksums
+from launchers.remote.aws import Aws
 from launchers.remote.download import download_prefix
 from launchers.remote.s3 import Location
 from launchers.remote.upload import UploadPlan, plan_upload, upload
+from launchers.signals import pause
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 TELL_INTERVAL_S = 5.0
+TURN_S = 0.2  # between two looks whether another thread is done with a place
 # What of a finished stage is worth keeping: not its inputs, nor the shares and checkpoints of its hosts.
 KEPT = ("plan", "arrays", "hosts/*/model", "hosts/*/output/data", "hosts/*/processing/output")
 
@@ -46,12 +50,17 @@ def finished_stage(folder: Path, target: Location) -> Sending:
 
 
 class Transfer:
-    """Sends and fetches with one client."""
+    """Sends and fetches, for several threads at once."""
 
-    def __init__(self, client: Any, checksums: Path, kms_key: str | None) -> None:
-        self._client = client
+    def __init__(self, aws: Aws, checksums: Path) -> None:
+        self._aws = aws
         self._checksums = checksums
-        self._kms_key = kms_key
+        self._lock = threading.Lock()
+        self._senders: dict[Location, threading.Thread] = {}
+
+    @property
+    def _client(self) -> Any:
+        return self._aws.client("s3")
 
     def plan(self, sending: Sending) -> UploadPlan:
         """Return what of the files S3 does not have."""
@@ -60,18 +69,39 @@ class Transfer:
                 self._client,
                 sending.files,
                 sending.target,
-                kms_key=self._kms_key,
+                kms_key=self._aws.settings.kms_key,
                 checksum=checksums.of,
                 last=sending.last,
             )
 
     def send(self, sending: Sending, console: Console) -> None:
-        """Send what S3 does not have."""
-        plan = self.plan(sending)
-        if plan.to_send:
-            what = f"uploading {sending.what}: {len(plan.to_send)} of {len(sending.files)} files"
-            with _told(console, what) as progress:
-                upload(self._client, plan, progress)
+        """Send what S3 does not have; what another thread sends to the same place now is waited for."""
+        with self._alone(sending.target):
+            plan = self.plan(sending)
+            if plan.to_send:
+                what = f"uploading {sending.what}: {len(plan.to_send)} of {len(sending.files)} files"
+                with _told(console, what) as progress:
+                    upload(self._client, plan, progress)
+
+    @contextmanager
+    def _alone(self, place: Location) -> Iterator[None]:
+        """Keep two threads from sending to one place."""
+        try:
+            while not self._is_mine(place):
+                pause(TURN_S)
+            yield
+        finally:
+            with self._lock:
+                if self._senders.get(place) is threading.current_thread():
+                    del self._senders[place]
+
+    def _is_mine(self, place: Location) -> bool:
+        me = threading.current_thread()
+        with self._lock:
+            # One that was interrupted at the wrong moment may not have said that it is done.
+            if not self._senders.get(place, me).is_alive():
+                del self._senders[place]
+            return self._senders.setdefault(place, me) is me
 
     def fetch(self, location: Location, folder: Path, console: Console, what: str) -> None:
         """Fetch what is below a location and not here."""

@@ -98,7 +98,7 @@ def look(
         assert aws.account
     except VideoliftError:  # the way is not free
         return found
-    asked = quotas.machines_of(backend, list(Kind)) if machines is None else machines
+    asked = quotas.machines_of(backend, dict.fromkeys(Kind, 1)) if machines is None else machines
     found.add(find_job_problems(aws, asked, images or {}))
     return found
 

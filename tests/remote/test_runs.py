@@ -209,7 +209,7 @@ def test_from_another_machine_and_over_a_bad_line(
     """The arrays come from S3, videos and source are there already, and nothing that is said gets lost."""
     emulator.fault("throttle", operation="DescribeTrainingJob", times=2)
     emulator.fault("error", operation="PutObject", status=503, times=2)
-    emulator.fault("drop", operation="GetLogEvents", times=2)
+    emulator.fault("drop", operation="FilterLogEvents", times=2)
     emulator.fault("slow_logs", seconds=3)
     calls = Calls(emulator)
     ended = runs.run(*recorded, SHARED, TRAIN, "model=cnn2d", "model.epoch=3", cwd=tmp_path)
@@ -217,7 +217,7 @@ def test_from_another_machine_and_over_a_bad_line(
     assert calls.created() == (0, 1)
     assert not [key for key in calls.objects("PutObject") if key.startswith(("data/", "source/"))]
     refused = {call["operation"] for call in calls.all() if call["status"] != 200}
-    assert refused >= {"DescribeTrainingJob", "PutObject", "GetLogEvents"}
+    assert refused >= {"DescribeTrainingJob", "PutObject", "FilterLogEvents"}
     assert steps_of(tmp_path, "loss") == [1, 2, 3]
     record = only_record(tmp_path)
     (job,) = [name for _, name in jobs(emulator) if runs.stage(record, "train")["id"][6:14] in name]

@@ -11,7 +11,7 @@ from launchers.remote import cost, instances, partition
 from launchers.remote.cost import Estimate, Price, cost_problem, dollars, most_it_can_cost
 from videolift.workspace import Kind
 
-JOBS = [Kind.processing, Kind.training]
+JOBS = {Kind.processing: 1, Kind.training: 1}
 PRICES = {
     ("us-east-1", Kind.processing, "ml.m5.xlarge"): Price(0.5, "a page, 2026-01-01"),
     ("us-east-1", Kind.training, "ml.g5.xlarge"): Price(2.0, "a page, 2026-01-01"),
@@ -47,9 +47,9 @@ def test_waiting_for_spare_capacity_costs_nothing_and_keeping_warm_does() -> Non
 
 
 def test_only_jobs_that_run_cost() -> None:
-    assert most_it_can_cost(backend(), "us-east-1", [Kind.training], PRICES).usd == 1.0
-    assert most_it_can_cost(backend(), "us-east-1", [Kind.training] * 2, PRICES).usd == 2.0
-    nothing = most_it_can_cost(backend(max_cost=1), "us-east-1", [], PRICES)
+    assert most_it_can_cost(backend(), "us-east-1", {Kind.training: 1}, PRICES).usd == 1.0
+    assert most_it_can_cost(backend(), "us-east-1", {Kind.training: 2}, PRICES).usd == 2.0
+    nothing = most_it_can_cost(backend(max_cost=1), "us-east-1", {}, PRICES)
     assert nothing.usd == 0
     assert nothing.summary() == "no job, no cost"
     assert cost_problem(backend(max_cost=1), nothing) is None
