@@ -154,7 +154,10 @@ class Session:
     def _say_interrupted(self, running: int) -> None:
         assert self._live is not None
         children = f"{running} children" if running != 1 else "1 child"
-        self._live.say(f"interrupted: {children} still running; Ctrl-C again does not wait for what they are doing")
+        self._live.say(
+            f"interrupted: {children} running; each is asked to stop, or left to itself where it can go on without us; "
+            "Ctrl-C again stops those, too, and waits for nothing"
+        )
 
     def _known_run(self, child: Child) -> str | None:
         """Return the run that a child goes on with; one that was finished, or deleted, is not gone on with."""

@@ -149,4 +149,4 @@ def test_an_outputs_folder_that_cannot_be_made_is_an_expected_failure(
 ) -> None:
     (folder / "taken").write_text("")
     assert main("-m", "action=plan", "outputs=taken") == 6
-    assert capsys.readouterr().err.startswith("StorageError: taken")
+    assert capsys.readouterr().err.startswith(f"StorageError: {folder / 'taken'}")
