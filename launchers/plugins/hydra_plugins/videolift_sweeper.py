@@ -52,10 +52,10 @@ class OptunaSweeper(Sweeper):
             if running is not None and type(self.launcher).__name__ == OURS:
                 running.run(StudySource(study, running.make, running.record))
             else:
-                _run_in_batches(study, self.launcher)
+                run_in_batches(study, self.launcher)
 
 
-def _run_in_batches(study: Study, launcher: Launcher) -> None:
+def run_in_batches(study: Study, launcher: Launcher) -> None:
     """Run trials by a launcher that tells how they ended only when all of a batch have."""
     begun = 0
     while batch := list(_batch(study)):
