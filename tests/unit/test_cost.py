@@ -1,14 +1,18 @@
 import csv
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launchers.config import Backend, PreprocessJob, TrainJob
+from launchers.cache import Cache, StageFolder
+from launchers.config import Backend, Config, PreprocessJob, TrainJob, Where
 from launchers.remote import cost, instances, partition
+from launchers.remote.backend import RemoteBackend
 from launchers.remote.cost import Estimate, Price, cost_problem, dollars, most_it_can_cost
+from launchers.remote.job import Handle
 from videolift.workspace import Kind
 
 JOBS = {Kind.processing: 1, Kind.training: 1}
@@ -123,3 +127,53 @@ def test_every_price_in_the_list_is_of_something_and_says_where_it_was_read() ->
         assert row["source"]
         assert date(2017, 11, 29) < date.fromisoformat(row["date"]), "SageMaker is not older"
         assert partition.partition_of(row["region"]).name != "aws-cn", "prices there are not in US dollars"
+
+
+# ---- A sweep
+
+
+def of_a_sweep(tmp_path: Path, settings: Backend) -> RemoteBackend:
+    return RemoteBackend(Config(backend=settings), Cache(tmp_path))
+
+
+STAGES = {
+    "preprocess": ["preprocess-1", "preprocess-2"],
+    "train": [f"train-{number}" for number in range(12)],
+    "evaluate": [f"evaluate-{number}" for number in range(13)],  # one of a training that is finished
+    "visualize": [f"visualize-{number}" for number in range(12)],
+}
+
+
+def test_a_sweep_costs_all_its_jobs(tmp_path: Path) -> None:
+    settings = backend(region="us-east-1", price_per_hour=1.0)
+    found = of_a_sweep(tmp_path, settings).cost(STAGES)
+    assert found is not None
+    assert [row[0] for row in found.rows[1:]] == ["2 x processing", "13 x training"]
+    assert [row[4] for row in found.rows[1:]] == ["12.00", "6.50"]
+    assert found.text.startswith("at most 18.50 USD")
+
+
+def test_a_single_run_is_told_as_ever(tmp_path: Path) -> None:
+    found = of_a_sweep(tmp_path, backend(region="us-east-1", price_per_hour=1.0)).cost(
+        {name: ids[:1] for name, ids in STAGES.items()}
+    )
+    assert found is not None
+    assert [row[0] for row in found.rows[1:]] == ["processing", "training"]
+
+
+def test_what_runs_here_or_has_a_job_already_costs_nothing(tmp_path: Path) -> None:
+    settings = backend(region="us-east-1", price_per_hour=1.0, preprocess=PreprocessJob(where=Where.local))
+    here = of_a_sweep(tmp_path, settings)
+    assert here.cost({"preprocess": STAGES["preprocess"]}) is None
+    folder = StageFolder(Cache(tmp_path).partial("train-0"), Kind.training)
+    Handle("videolift-train-0", Kind.training, "us-east-1", "123456789012", {"train": "train-0"}).save([folder])
+    found = here.cost({"preprocess": STAGES["preprocess"], "train": ["train-0", "train-1", "train-2"]})
+    assert found is not None
+    assert [row[0] for row in found.rows[1:]] == ["2 x training"]
+    assert here.cost({"train": ["train-0"]}) is None
+
+
+def test_too_dear_a_sweep_may_be_made_smaller() -> None:
+    problem = cost_problem(backend(max_cost=3.0), most_it_can_cost(backend(), "us-east-1", {Kind.training: 4}, PRICES))
+    assert problem is not None
+    assert "can cost 4.00 USD" in problem and "fewer values or trials" in problem
