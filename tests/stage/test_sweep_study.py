@@ -450,12 +450,32 @@ def returned(value: object, status: JobStatus = JobStatus.COMPLETED) -> JobRetur
     return job
 
 
-def test_another_launcher_gets_batches_and_its_failures_are_survived(tmp_path: Path) -> None:
+def run_by(launcher: OtherLauncher, folder: Path, sweep: Sweep, record: SweepRecord) -> None:
     from launchers.plugins.hydra_plugins.videolift_sweeper import run_in_batches
 
-    ends = {1: returned(math.nan), 2: returned(None), 3: returned(RuntimeError("no"), JobStatus.FAILED)}
+    with opened(folder, sweep) as study:
+        study.retry_failed()
+        run_in_batches(study, making(record, wrong=(4,)), record, launcher, lambda record: None)
+
+
+def test_another_launcher_gets_batches_and_its_failures_are_survived(tmp_path: Path, record: SweepRecord) -> None:
+    ends = {1: returned(math.nan), 2: returned(None), 5: returned(RuntimeError("no"), JobStatus.FAILED)}
     launcher = OtherLauncher(lambda number: ends.get(number, returned(0.5)))
-    with opened(tmp_path / "s", replace(SWEEP, trials=7, parallel=3)) as study:
-        run_in_batches(study, launcher)
-    assert launcher.launched == [(0, 3), (3, 3), (6, 1)]
-    assert states(tmp_path / "s") == ["COMPLETE", "FAIL", "FAIL", "FAIL", *["COMPLETE"] * 3]
+    sweep = replace(SWEEP, trials=8, parallel=3)
+    run_by(launcher, tmp_path / "s", sweep, record)
+    assert launcher.launched == [(0, 3), (3, 1), (5, 2), (7, 1)]
+    found = "".join(child.state.value[1] for child in record.children)  # f_i_nished or f_a_iled
+    assert found == "iaaiaaii"
+    assert record.children[5].error == "RuntimeError: no"
+    ends.clear()
+    run_by(launcher, tmp_path / "s", sweep, record)
+    assert launcher.launched[4:] == [(1, 2), (5, 1)]  # and once more a trial whose settings cannot be
+    assert record.count(State.finished) == 7
+
+
+def test_another_launcher_begins_nothing_more_where_a_failure_stops_the_sweep(
+    tmp_path: Path, record: SweepRecord
+) -> None:
+    launcher = OtherLauncher(lambda number: returned(math.nan if number == 2 else 0.5))
+    run_by(launcher, tmp_path / "s", replace(SWEEP, parallel=2, on_failure=OnFailure["stop"]), record)
+    assert launcher.launched == [(0, 2), (2, 2)]

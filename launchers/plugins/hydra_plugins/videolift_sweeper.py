@@ -5,8 +5,9 @@ Hydra takes plugins from the package ``hydra_plugins`` only, which is spread ove
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl  # bounded by hydra-core <1.4
@@ -15,10 +16,12 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from launchers.sweeps.study import Asked, Study
+    from launchers.sweeps.record import Child, SweepRecord
+    from launchers.sweeps.source import Ready
+    from launchers.sweeps.study import Make, Study
 
 OURS = "VideoliftLauncher"
 
@@ -36,43 +39,74 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Run the trials of a study; those that failed in an earlier session once more."""
         from launchers.compose import groups_of
-        from launchers.config import Sweep
-        from launchers.sweeps import session
+        from launchers.sweeps import session as sessions
         from launchers.sweeps.space import space_of
         from launchers.sweeps.study import Study, StudySource
+        from videolift.errors import ConfigError
 
-        assert self.config is not None and self.hydra_context is not None and self.launcher is not None
-        loader, sweep = self.hydra_context.config_loader, OmegaConf.to_object(self.config.sweep)
-        assert isinstance(loader, ConfigLoaderImpl) and isinstance(sweep, Sweep)
-        space = space_of(arguments, sweep, groups_of(loader.repository))
-        running = session.current()
-        folder = running.folder.path if running is not None else Path(self.config.hydra.sweep.dir)
-        with Study(folder, sweep, space, self.config.seed) as study:
+        session = sessions.current()
+        if session is None:
+            raise ConfigError("sweep=optuna: makes new runs, and this action makes none; leave it out")
+        assert self.hydra_context is not None and self.launcher is not None
+        loader = self.hydra_context.config_loader
+        assert isinstance(loader, ConfigLoaderImpl)
+        space = space_of(arguments, session.config.sweep, groups_of(loader.repository))
+        with Study(session.folder.path, session.config.sweep, space, session.config.seed) as study:
             study.retry_failed()
-            if running is not None and type(self.launcher).__name__ == OURS:
-                running.run(StudySource(study, running.make, running.record))
+            if type(self.launcher).__name__ == OURS:
+                session.run(StudySource(study, session.make, session.record))
             else:
-                run_in_batches(study, self.launcher)
+                run_in_batches(study, session.make, session.record, self.launcher, session.folder.save)
 
 
-def run_in_batches(study: Study, launcher: Launcher) -> None:
-    """Run trials by a launcher that tells how they ended only when all of a batch have."""
-    begun = 0
-    while batch := list(_batch(study)):
-        returns = launcher.launch([asked.overrides for asked in batch], initial_job_idx=begun)
-        begun += len(batch)
-        for asked, returned in zip(batch, returns, strict=True):
-            _tell(study, asked, returned)
+def run_in_batches(
+    study: Study, make: Make, record: SweepRecord, launcher: Launcher, save: Callable[[SweepRecord], None]
+) -> None:
+    """Run trials by a launcher that knows nothing of children, and tells how they ended when all of a batch have."""
+    from launchers.config import OnFailure
+    from launchers.sweeps.record import State
+    from launchers.sweeps.study import StudySource
+
+    overrides: dict[int, list[str]] = {}  # by the child's number
+
+    def remembered(chosen: list[str], parameters: dict[str, str], trial: int) -> Ready:
+        ready = make(chosen, parameters, trial)
+        overrides[ready.child.number] = chosen
+        return ready
+
+    source = StudySource(study, remembered, record)
+    while batch := [ready.child for ready in iter(source.next, None)]:
+        for children in _in_a_row(batch):
+            save(record)
+            jobs = [overrides[child.number] for child in children]
+            returns = launcher.launch(jobs, initial_job_idx=children[0].number)
+            for child, returned in zip(children, returns, strict=True):
+                _note_end(child, returned)
+                source.ended(child)
+            save(record)
+            stops = study.sweep.on_failure is OnFailure["stop"]
+            if stops and any(child.state is State.failed for child in children):
+                return
 
 
-def _batch(study: Study) -> Iterator[Asked]:
-    for _ in range(study.sweep.parallel):
-        if not study.exhausted:
-            yield study.ask()
+def _in_a_row(batch: Sequence[Child]) -> Iterator[list[Child]]:
+    """Cut children where their numbers leap: a launcher counts its jobs on from the first one's."""
+    ordered = enumerate(sorted(batch, key=lambda child: child.number))
+    for _, group in groupby(ordered, lambda place: place[1].number - place[0]):
+        yield [child for _, child in group]
 
 
-def _tell(study: Study, asked: Asked, returned: JobReturn) -> None:
+def _note_end(child: Child, returned: JobReturn) -> None:
+    from launchers.sweeps.record import State
+
+    child.value, child.error = None, ""
     try:
-        study.finished(asked.number, float(returned.return_value))
+        value = float(returned.return_value)
     except Exception as error:  # whatever the job raised
-        study.failed(asked.number, f"{type(error).__name__}: {error}")
+        child.error = f"{type(error).__name__}: {error}"
+    else:
+        if math.isnan(value):
+            child.error = "it failed, or has no value of the metric; its own output says more"
+        else:
+            child.value = value
+    child.state = State.finished if child.value is not None else State.failed
