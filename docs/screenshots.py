@@ -1,6 +1,7 @@
 """Makes the pictures of MLflow's UI in this folder: python docs/screenshots.py [OUTPUTS] [FOLDER]
 
-OUTPUTS (default: outputs) holds the runs; the newest finished one is shown. Needs chromium and chromedriver.
+OUTPUTS (default: outputs) holds the runs; the newest finished one is shown, and the newest sweep that has a best child,
+where there is one. Needs chromium and chromedriver.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "src")]
 from launchers.config import Tracking  # noqa: E402
 from launchers.mlflow_store import tracking_uri  # noqa: E402
 from launchers.records import RunFolder, Status  # noqa: E402
+from launchers.sweeps.record import SweepFolder, SweepRecord  # noqa: E402
 from tests.browser import browser  # noqa: E402
 from tests.mlflow_server import mlflow_server  # noqa: E402
-from tests.mlflow_ui import take_screenshots  # noqa: E402
+from tests.mlflow_ui import take_screenshots, take_sweep_screenshots  # noqa: E402
 
 
 def main(outputs: Path, folder: Path) -> None:
@@ -26,12 +28,24 @@ def main(outputs: Path, folder: Path) -> None:
     if not finished:
         sys.exit(f"{outputs}: no finished run to show; say make run first")
     newest = max(finished, key=lambda record: record.created)
+    sweep = newest_sweep(outputs)
+    if sweep is None:
+        print(f"{outputs}: no sweep to show; say python run.py -m first", file=sys.stderr)
     tracking = Tracking()
     with tempfile.TemporaryDirectory() as scratch:
         server = mlflow_server(tracking_uri(tracking, outputs), Path(scratch) / "log.txt")
         with server as running, browser(Path(scratch) / "profile") as page:
-            for picture in take_screenshots(page, running.uri, tracking.experiment, newest.name, folder):
-                print(picture)
+            pictures = take_screenshots(page, running.uri, tracking.experiment, newest.name, folder)
+            if sweep is not None and sweep.best is not None:
+                shown = (sweep.experiment, sweep.name, sweep.best.label)
+                pictures += take_sweep_screenshots(page, running.uri, *shown, folder)
+            print(*pictures, sep="\n")
+
+
+def newest_sweep(outputs: Path) -> SweepRecord | None:
+    sweeps = [SweepFolder(file.parent).load() for file in (outputs / "sweeps").glob("*/sweep.json")]
+    shown = [sweep for sweep in sweeps if sweep.mlflow_run is not None and sweep.best is not None]
+    return max(shown, key=lambda sweep: sweep.created, default=None)
 
 
 if __name__ == "__main__":

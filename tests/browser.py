@@ -69,6 +69,10 @@ class Browser:
         """Wait for an element to be visible."""
         self._wait(lambda driver: bool(visible(driver, xpath)), xpath)
 
+    def sees(self, xpath: str) -> bool:
+        """Tell whether an element is visible now."""
+        return bool(visible(self._driver, xpath))
+
     def click(self, xpath: str) -> None:
         """Click an element as soon as there is one that can be clicked."""
 
@@ -79,6 +83,23 @@ class Browser:
             return bool(elements)
 
         self._wait(clicked, xpath)
+
+    def click_to_new_tab(self, xpath: str) -> None:
+        """Click a link that opens a tab of its own, and go on there."""
+        before = set(self._driver.window_handles)
+        self.click(xpath)
+        self._wait(lambda driver: len(set(driver.window_handles) - before) == 1, f"a tab opened by {xpath}")
+        (opened,) = set(self._driver.window_handles) - before
+        self._driver.switch_to.window(opened)
+
+    def find_in_frame(self, frame: str, xpath: str) -> None:
+        """Wait for an element to be visible in a frame."""
+        self.find(frame)
+        self._driver.switch_to.frame(visible(self._driver, frame)[0])
+        try:
+            self.find(xpath)
+        finally:
+            self._driver.switch_to.default_content()
 
     def wait_for_script(self, condition: str) -> None:
         """Wait until a JavaScript expression is true."""

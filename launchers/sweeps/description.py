@@ -34,16 +34,17 @@ def block(text: str) -> str:
 
 
 def _paragraphs(record: SweepRecord, link: Link) -> Iterator[str]:
+    best, command = record.best, best_command(record)
+    if best is not None and command is not None:
+        # The first line is the one that MLflow leaves uncovered, with links to be clicked, before "Show more".
+        yield f"**Best: {_linked(best, link)}** with {code(record.metric)} {best.value:.4g}{_at(best)}. Alone:"
+        yield block(command)
     made_by = "" if record.sampler == "grid" else f", chosen by {record.sampler}"
     yield (
         f"Sweep {code(record.id)}: {len(record.children)} runs{made_by}; {counts(record)}. "
         f"Compared by {code(record.metric)}, {BETTER[record.goal]}."
     )
-    best, command = record.best, best_command(record)
-    if best is not None and command is not None:
-        yield f"**Best: {_linked(best, link)}** with {code(record.metric)} {best.value:.4g}{_at(best)}. Alone:"
-        yield block(command)
-        yield from _next_best(record, link)
+    yield from _next_best(record, link)
     yield from _failures(record, link)
     yield "The same command goes on with what is missing or failed:"
     yield block(same_command(record))

@@ -18,6 +18,7 @@ Cell = str | int | float | None
 Link = Callable[[Child], str | None]
 
 MAX_ERROR = 300  # characters
+LONG = 40  # characters of a cell, above which it has several lines
 ALWAYS = ("number", "state")  # columns that a page shows even if they are empty
 BETTER = {Goal.maximize: "higher is better", Goal.minimize: "lower is better"}
 
@@ -158,8 +159,13 @@ def _tds(child: Child, cells: Sequence[Cell], link: Link, *, best: bool) -> Iter
         elif cell is None:
             yield "<td></td>"
         else:
-            kind = ' class="n"' if isinstance(cell, int) or _is_number(cell) else ""
-            yield f"<td{kind}>{html.escape(str(cell))}</td>"
+            yield f"<td{_kind(str(cell))}>{html.escape(str(cell))}</td>"
+
+
+def _kind(text: str) -> str:
+    if _is_number(text):
+        return ' class="n"'
+    return ' class="long"' if len(text) > LONG else ""
 
 
 def _is_number(text: str) -> bool:
@@ -184,8 +190,9 @@ pre { background: #f4f6f8; padding: .6rem .8rem; border-radius: 4px; white-space
 table { border-collapse: collapse; }
 th { position: sticky; top: 0; background: #fff; text-align: left; border-bottom: 2px solid #d0d7de; }
 th, td { padding: .3rem .7rem; vertical-align: top; }
-td { border-bottom: 1px solid #e7eaee; max-width: 32rem; overflow-wrap: anywhere; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td { border-bottom: 1px solid #e7eaee; white-space: nowrap; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.long { white-space: normal; overflow-wrap: anywhere; min-width: 24rem; }
 tr.best td { background: #fff6d9; font-weight: 600; }
 a { color: #0b63c5; }
 .state { padding: 0 .5em; border-radius: 1em; background: #e7eaee; font-weight: 400; }

@@ -10,10 +10,24 @@ import pytest
 
 from launchers.config import Tracking
 from launchers.mlflow_store import tracking_uri
+from launchers.records import Status
+from launchers.sweeps.record import State
 from tests.browser import Browser, browser, missing_programs
 from tests.mlflow_server import mlflow_server
-from tests.mlflow_ui import open_experiment, open_metrics, open_picture, open_run, open_system_metrics, take_screenshots
+from tests.mlflow_ui import (
+    open_best_child,
+    open_children,
+    open_experiment,
+    open_metrics,
+    open_picture,
+    open_results,
+    open_run,
+    open_system_metrics,
+    take_screenshots,
+    take_sweep_screenshots,
+)
 from tests.recorded_runs import new_run
+from tests.recorded_sweeps import FakeSweep, new_sweep
 
 NAME = "cnn3d, 视频 & co"
 WIDTH = 320  # pixels
@@ -41,6 +55,21 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.finish(tracker)
     assert tracker.problem is None
     return folder
+
+
+@pytest.fixture(scope="module")
+def sweep(outputs: Path) -> FakeSweep:
+    """Six children, the third of which is the best one, and the fifth failed."""
+    made = new_sweep(outputs)
+    parent = made.parent()
+    parent.open(made.record)
+    for number, accuracy in enumerate((0.52, 0.61, 0.874, 0.71, None, 0.83)):
+        made.child(number, accuracy, state=State.failed if accuracy is None else State.finished)
+        parent.update(made.record)
+    made.end(Status.FAILED)
+    parent.close(made.record)
+    assert parent.problem is None
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -75,4 +104,32 @@ def test_a_run_is_found_with_its_chart_and_its_pictures(page: Browser, address: 
 def test_pictures_for_the_documentation_are_taken(page: Browser, address: str, tmp_path: Path) -> None:
     folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
     for picture in take_screenshots(page, address, "videolift", NAME, folder):
+        assert picture.stat().st_size > 10_000
+
+
+def test_a_sweep_shows_its_children_its_results_and_the_best_of_them(
+    page: Browser, address: str, sweep: FakeSweep, tmp_path: Path
+) -> None:
+    best = sweep.record.children[2]
+    try:
+        open_experiment(page, address, "videolift")
+        for child in sweep.record.children:
+            assert not page.sees(f"//a[normalize-space()='{child.label}']")
+        open_children(page, sweep.record.name, best.label)
+        open_run(page, sweep.record.name)
+        open_picture(page, "sweep", "parallel_coordinates.png", 800)
+        open_picture(page, "sweep", "val_accuracy_vs_model.batch.png", 800)
+        open_results(page, "2 ★")
+        page.click("//button[@role='tab'][normalize-space()='Overview']")
+        open_best_child(page, best.number, best.label)
+    finally:
+        page.screenshot(Path(os.environ.get("SCREENSHOTS", tmp_path)) / "last_page_of_a_sweep.png")
+
+
+def test_pictures_of_a_sweep_for_the_documentation_are_taken(
+    page: Browser, address: str, sweep: FakeSweep, tmp_path: Path
+) -> None:
+    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
+    label = sweep.record.children[2].label
+    for picture in take_sweep_screenshots(page, address, "videolift", sweep.record.name, label, folder):
         assert picture.stat().st_size > 10_000

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -74,6 +74,13 @@ def artifact_bytes(sweep: FakeSweep, name: str, folder: Path) -> bytes:
 
 def newest(sweep: FakeSweep, key: str) -> float:
     return float(only_parent(sweep).data.metrics[key])
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_sweep_is_recorded_whole_while_threads_record_its_children(outputs: Path, tmp_path: Path) -> None:
@@ -212,6 +219,9 @@ def test_the_newest_counts_are_those_of_the_newest_session(outputs: Path) -> Non
         parent = sweep.parent()
         parent.open(sweep.record)
         sweep.record.children[0].state = State.finished
+        sweep.record.children[1].state = State.running
+        parent.update(sweep.record)
+        wait_until(lambda: only_parent(sweep).data.metrics.get("failed") == 0.0)
         sweep.record.children[1].state = last
         parent.update(sweep.record)
         sweep.end()
@@ -219,7 +229,7 @@ def test_the_newest_counts_are_those_of_the_newest_session(outputs: Path) -> Non
         assert newest(sweep, last.value) == 1.0
     assert (newest(sweep, "finished"), newest(sweep, "failed")) == (1.0, 0.0)
     history = client_of(sweep).get_metric_history(only_parent(sweep).info.run_id, "failed")
-    assert [point.value for point in sorted(history, key=lambda point: point.step)] == [1.0, 0.0]
+    assert [point.value for point in sorted(history, key=lambda point: point.step)] == [0.0, 1.0, 0.0]
     assert len(client_of(sweep).get_metric_history(only_parent(sweep).info.run_id, "finished")) == 1
 
 
