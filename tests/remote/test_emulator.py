@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -429,6 +430,57 @@ def test_names_are_taken_once_in_a_region_and_unknown_ones_are_told(account: Acc
     assert (code, "status Completed" in message) == ("ValidationException", True)
     listed = account.sagemaker.list_training_jobs(NameContains="t-once")["TrainingJobSummaries"]
     assert [(entry["TrainingJobName"], entry["TrainingJobStatus"]) for entry in listed] == [("t-once", "Completed")]
+
+
+def test_lists_of_jobs_are_filtered_and_come_in_pages(account: Account) -> None:
+    for number in range(3):
+        account.process(f"listed-{number}", "raise SystemExit(3)" if number == 1 else "pass")
+        account.ended("Processing", f"listed-{number}")
+
+    def names(**asked: Any) -> list[str]:
+        page = account.sagemaker.list_processing_jobs(NameContains="listed-", **asked)
+        found = [entry["ProcessingJobName"] for entry in page["ProcessingJobSummaries"]]
+        return found + (names(**{**asked, "NextToken": page["NextToken"]}) if "NextToken" in page else [])
+
+    assert names(MaxResults=1) == names(MaxResults=3) == names() == ["listed-2", "listed-1", "listed-0"]
+    assert names(SortBy="Name", SortOrder="Ascending", MaxResults=2) == ["listed-0", "listed-1", "listed-2"]
+    assert names(StatusEquals="Failed") == ["listed-1"]
+    assert names(StatusEquals="InProgress") == []
+    made, hour = account.describe("Processing", "listed-1")["CreationTime"], timedelta(hours=1)
+    for what in ("CreationTime", "LastModifiedTime"):
+        assert names(**{f"{what}After": made - hour, f"{what}Before": made + hour}) == names()
+        assert names(**{f"{what}After": made + hour}) == names(**{f"{what}Before": made - hour}) == []
+    (failed,) = account.sagemaker.list_processing_jobs(NameContains="listed-1")["ProcessingJobSummaries"]
+    assert "exit code: 3" in failed["FailureReason"]
+    assert refusal(names, NextToken="elsewhere")[0] == "ValidationException"
+
+
+def test_events_of_several_streams_come_by_time_and_in_pages(account: Account) -> None:
+    logs, group = account.client("logs"), "/videolift/filter"
+    logs.create_log_group(logGroupName=group)
+    now = int(time.time() * 1000)
+    for stream in ("a", "b", "c"):
+        logs.create_log_stream(logGroupName=group, logStreamName=stream)
+        events = [{"timestamp": now + number, "message": f"{stream}{number}"} for number in range(3)]
+        logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
+
+    def messages(**asked: Any) -> list[str]:
+        page = logs.filter_log_events(logGroupName=group, **asked)
+        found = [event["message"] for event in page["events"]]
+        return found + (messages(**{**asked, "nextToken": page["nextToken"]}) if "nextToken" in page else [])
+
+    assert messages(logStreamNames=["a", "b"]) == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    assert messages(logStreamNames=["b", "a"], limit=4) == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    assert messages(logStreamNames=["a", "b"], startTime=now + 2) == ["a2", "b2"]
+    assert messages(logStreamNamePrefix="c", endTime=now) == ["c0"]
+    many = [{"timestamp": now + 9, "message": "x" * 200_000} for _ in range(5)]
+    logs.put_log_events(logGroupName=group, logStreamName="c", logEvents=many)
+    logs.put_log_events(logGroupName=group, logStreamName="c", logEvents=many)
+    page = logs.filter_log_events(logGroupName=group, logStreamNames=["c"], startTime=now + 9)
+    assert (len(page["events"]), "nextToken" in page) == (5, True)
+    assert len(messages(logStreamNames=["c"], startTime=now + 9)) == 10
+    assert refusal(messages, logStreamNames=["a", "nobody"])[0] == "ResourceNotFoundException"
+    assert refusal(messages, logStreamNames=[f"{number}" for number in range(101)])[0] == "InvalidParameterException"
 
 
 def test_requests_are_throttled_fail_and_are_dropped_as_told(account: Account) -> None:

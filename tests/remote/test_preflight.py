@@ -4,21 +4,25 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from botocore.config import Config
+from botocore.config import Config as ClientConfig
+from rich.console import Console
 
-from launchers.config import Backend, Mode, PreprocessJob, TrainJob
+from launchers.cache import Cache
+from launchers.config import Backend, Config, Mode, PreprocessJob, TrainJob
 from launchers.remote import preflight, quotas
 from launchers.remote.aws import Aws
+from launchers.remote.backend import RemoteBackend
 from launchers.remote.preflight import Found, find_job_problems, find_problems, region_of_location, trusts_sagemaker
 from tests.json_service import JsonService, Refused, json_service
 from tests.moto_server import forget_everything, free_port, front_of, moto_server, use
 from tests.remote import iam
-from videolift.errors import VideoliftError
+from videolift.errors import ConfigError, VideoliftError
 from videolift.workspace import Kind
 
 BACKEND = Backend(name="sagemaker-remote", region="us-east-1", role="Jobs")
@@ -56,7 +60,7 @@ def moto(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
 
 
 def make_bucket(name: str, region: str | None = None) -> None:
-    s3 = boto3.client("s3", config=Config(s3={"addressing_style": "path"}))
+    s3 = boto3.client("s3", config=ClientConfig(s3={"addressing_style": "path"}))
     if region is None:
         s3.create_bucket(Bucket=name)
     else:
@@ -416,6 +420,38 @@ def test_processing_has_a_quota_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_training_that_may_take_longer_than_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     found = with_quotas(PLENTY, settings(train=TrainJob(max_run_s=432001)), monkeypatch)
     assert keys(found) == ["backend.train.max_run_s"]
+
+
+AWS_IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/tensorflow-training:2.21.0-cpu-py312"
+
+
+def of_a_sweep(tmp_path: Path, train: TrainJob, **given: Any) -> RemoteBackend:
+    jobs = {"preprocess": PreprocessJob(image=AWS_IMAGE), "train": replace(train, image=AWS_IMAGE)}
+    return RemoteBackend(Config(backend=settings(**jobs, **given)), Cache(tmp_path))
+
+
+def ids(trainings: int) -> dict[str, list[str]]:
+    return {"preprocess": ["preprocess-1"], "train": [f"train-{number}" for number in range(trainings)]}
+
+
+def test_a_sweep_needs_quotas_for_what_runs_at_once(tmp_path: Path) -> None:
+    """Of the four instances that PLENTY allows."""
+    console = Console(file=StringIO())
+    of_a_sweep(tmp_path, TrainJob()).make_ready(ids(9), console, at_once=4)
+    of_a_sweep(tmp_path, TrainJob(instance_count=2)).make_ready(ids(2), console, at_once=9)
+    with pytest.raises(ConfigError) as refused:
+        of_a_sweep(tmp_path, TrainJob(instance_count=2)).make_ready(ids(9), console, at_once=5)
+    (problem,) = str(refused.value).splitlines()
+    assert problem.startswith("sweep.parallel: 5 training jobs of 2 instances each at a time, and the quota")
+    assert "is 4 in us-east-1; say sweep.parallel=2, ask for more at https://" in problem
+
+
+def test_a_sweep_is_held_to_what_all_its_jobs_cost(tmp_path: Path) -> None:
+    train, console = TrainJob(max_run_s=3600), Console(file=StringIO())
+    backend = of_a_sweep(tmp_path, train, price_per_hour=1.0, max_cost=30.0)
+    backend.make_ready(ids(6), console)  # 24 hours of preprocessing, 6 of training
+    with pytest.raises(ConfigError, match=r"can cost 31\.00 USD, more than 30; .*fewer values or trials"):
+        backend.make_ready(ids(7), console)
 
 
 def test_instances_that_will_not_be_kept_warm_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ import logging
 import os
 import re
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +107,28 @@ def test_the_process_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.Monke
         logging.disable(logging.NOTSET)
     assert dict(os.environ) == before
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_threads_ask_at_once_and_other_sessions_are_left_alone(
+    captured: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {"AWS_PROFILE": "mine", "AWS_CONFIG_FILE": "mine", "AWS_SHARED_CREDENTIALS_FILE": "mine"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    before, changed = dict(os.environ), set[str]()
+    trainings = [replace(TRAINING, name=f"videolift-train-{number}", instance_count=number + 1) for number in range(2)]
+    with ThreadPoolExecutor(len(trainings)) as pool:
+        asked = [pool.submit(capture, training) for training in trainings]
+        while not all(one.done() for one in asked):
+            changed |= {name for name in variables if os.environ.get(name) != variables[name]}
+            time.sleep(0.001)
+    assert changed == set()
+    assert dict(os.environ) == before
+    for training, one in zip(trainings, asked, strict=True):
+        request = one.result().request
+        assert request["TrainingJobName"] == training.name
+        assert request["ResourceConfig"]["InstanceCount"] == training.instance_count
+        assert one.result().drivers_name == captured.drivers_name
 
 
 def test_calls_for_several_regions_do_not_mix(captured: Captured) -> None:
