@@ -272,7 +272,7 @@ class RemoteBackend:
             )
         client = self._aws.client("sagemaker")
         found = state.describe(client, handle.kind, handle.job)
-        while found is not None and found.status == "Stopping":
+        while found is not None and found.status == state.STOPPING:
             console.print(f"waiting until job {handle.job} has stopped", soft_wrap=True)
             pause(STOPPING_POLL_S)
             found = state.describe(client, handle.kind, handle.job)

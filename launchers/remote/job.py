@@ -136,7 +136,7 @@ class RemoteJob:
         """Yield what the next look finds; a service that does not answer for a while is asked again later."""
         watched = self._watched
         self._watch.wait(watched)
-        trouble = watched.trouble
+        trouble = watched.own_trouble or watched.trouble
         if watched.unknown:
             raise LostTouch(f"{self._handle.job}: SageMaker knows no such job in {self._aws.region}")
         if watched.state is not None:

@@ -19,6 +19,7 @@ from typing import Any
 from launchers.remote.aws import AwsError, explained
 from videolift.workspace import Kind
 
+IN_PROGRESS, STOPPING = "InProgress", "Stopping"
 ENDED = {"Completed", "Failed", "Stopped"}
 EXIT_CODE = re.compile(r"exit code:? (\d+)", re.IGNORECASE)
 WORDS = {Kind.training: "TrainingJob", Kind.processing: "ProcessingJob"}
@@ -92,13 +93,13 @@ def describe(client: Any, kind: Kind, job: str) -> State | None:
         raise
 
 
-def in_progress(client: Any, kind: Kind, part: str) -> dict[str, dict[str, Any]]:
-    """Return the summaries of jobs that are in progress, by name; one is another than before when something happened.
+def summaries(client: Any, kind: Kind, status: str, part: str) -> dict[str, dict[str, Any]]:
+    """Return the summaries of jobs in a status, by name; one is another than before when something has happened.
 
     Args:
         part: of the names of the jobs that are wanted.
     """
-    asked: dict[str, Any] = {"StatusEquals": "InProgress", "MaxResults": PAGE, "SortBy": "CreationTime"}
+    asked: dict[str, Any] = {"StatusEquals": status, "MaxResults": PAGE, "SortBy": "CreationTime"}
     if part:
         asked["NameContains"] = part[:LONGEST_PART]
     found: dict[str, dict[str, Any]] = {}

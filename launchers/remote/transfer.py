@@ -76,7 +76,7 @@ class Transfer:
 
     def send(self, sending: Sending, console: Console) -> None:
         """Send what S3 does not have; what another thread sends to the same place now is waited for."""
-        with self._alone(sending.target):
+        with self._alone(sending, console):
             plan = self.plan(sending)
             if plan.to_send:
                 what = f"uploading {sending.what}: {len(plan.to_send)} of {len(sending.files)} files"
@@ -84,10 +84,14 @@ class Transfer:
                     upload(self._client, plan, progress)
 
     @contextmanager
-    def _alone(self, place: Location) -> Iterator[None]:
+    def _alone(self, sending: Sending, console: Console) -> Iterator[None]:
         """Keep two threads from sending to one place."""
+        place, told = sending.target, False
         try:
             while not self._is_mine(place):
+                if not told:
+                    console.print(f"waiting until another run has uploaded {sending.what}", soft_wrap=True)
+                    told = True
                 pause(TURN_S)
             yield
         finally:

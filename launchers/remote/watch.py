@@ -44,9 +44,10 @@ class Watched:
         self.state: State | None = None
         self.unknown = False  # to SageMaker
         self.trouble: Exception | None = None  # of the last look
+        self.own_trouble: Exception | None = None  # of this job alone
         self.look = 0  # the number of the last one that was taken note of
         self._summary: Any = None
-        self._described = 0.0
+        self.described = 0.0  # last, by time.monotonic
         self._searched = 0.0  # for streams, by time.monotonic
         self._ended_log = False  # its streams were searched for after its end
 
@@ -55,15 +56,10 @@ class Watched:
         return self.state is not None and self.state.ended
 
     @property
-    def described(self) -> float:
-        """Return when it was described last, by time.monotonic."""
-        return self._described
-
-    @property
     def stale(self) -> bool:
         """Tell whether more may have happened than its summary tells."""
         starting = self.kind is Kind.processing and (self.state is None or not self.state.has_run)
-        return starting or time.monotonic() - self._described > STALE_S
+        return starting or time.monotonic() - self.described > STALE_S
 
     def news(self, summary: Any) -> bool:
         """Tell whether it has to be described.
@@ -74,10 +70,22 @@ class Watched:
         return self.state is None or summary is None or summary != self._summary
 
     def describe(self, client: Any, summary: Any) -> None:
-        found = state.describe(client, self.kind, self.job)
+        """Learn how far it is; what is wrong with this job alone keeps nobody from looking at the others.
+
+        Raises:
+            AwsError: if the service is not reached, or will not be by anybody.
+        """
+        try:
+            found = state.describe(client, self.kind, self.job)
+        except Exception as error:
+            if is_transient(error) or isinstance(error, CredentialsError):
+                raise
+            self.own_trouble = error
+            return
+        self.own_trouble = None
         self.unknown = found is None
         if found is not None:
-            self.state, self._summary, self._described = found, summary, time.monotonic()
+            self.state, self._summary, self.described = found, summary, time.monotonic()
 
     @property
     def lacks_streams(self) -> bool:
@@ -165,7 +173,7 @@ class Watch:
         client = self._aws.client("sagemaker")
         going_on = [one for one in watched if not one.ended]
         if going_on:
-            listed = state.in_progress(client, kind, common_beginning([one.job for one in going_on]))
+            listed = _listed(client, kind, going_on)
             for one in _to_describe(going_on, listed):
                 one.describe(client, listed.get(one.job))
         logs = Logs(self._aws.client("logs"), kind)
@@ -176,8 +184,6 @@ class Watch:
 
 def is_transient(error: Exception) -> bool:
     """Tell whether a service may answer when it is asked again."""
-    if isinstance(error, CredentialsError):
-        return False
     return isinstance(error, ConnectionLost) or (isinstance(error, AwsError) and error.code in TRANSIENT)
 
 
@@ -186,6 +192,14 @@ def common_beginning(names: Sequence[str]) -> str:
     first, last = min(names), max(names)  # those that differ first
     same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
     return "".join(letter for letter, _ in same)
+
+
+def _listed(client: Any, kind: Kind, watched: Sequence[Watched]) -> dict[str, Any]:
+    """Return the summaries of those that have not ended, and maybe of others, by name."""
+    stopping = any(one.state is not None and one.state.status == state.STOPPING for one in watched)
+    part = common_beginning([one.job for one in watched])
+    listed = state.summaries(client, kind, state.IN_PROGRESS, part)
+    return listed | state.summaries(client, kind, state.STOPPING, part) if stopping else listed
 
 
 def _to_describe(watched: Sequence[Watched], listed: dict[str, Any]) -> list[Watched]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from launchers.config import Backend
 from launchers.remote.aws import Aws, AwsError
 from launchers.remote.logs import LATE_MS, SLACK_MS, TALKING_MS, JobLog, Logs, requests_for
-from launchers.remote.watch import common_beginning
+from launchers.remote.watch import Watch, Watched, common_beginning
 from tests.json_service import Refused, json_service
 from videolift.workspace import Kind
 
@@ -182,3 +185,113 @@ def test_names_have_their_beginning_in_common(names: list[str]) -> None:
     longer = {name[: len(beginning) + 1] for name in names}
     assert len(longer) > 1 or longer == {beginning}
     assert common_beginning(random.sample(names, len(names))) == beginning
+
+
+# ---- Looks
+
+
+class Service:
+    """SageMaker and its jobs, of which nothing but their states changes."""
+
+    def __init__(self, *jobs: str) -> None:
+        self.status = dict.fromkeys(jobs, "InProgress")
+        self.refused: set[str] = set()
+
+    def list(self, asked: dict[str, Any]) -> dict[str, Any]:
+        names = [name for name, status in self.status.items() if status == asked["StatusEquals"]]
+        names = [name for name in sorted(names) if asked.get("NameContains", "") in name]
+        first = int(asked.get("NextToken", 0))
+        more = {"NextToken": str(first + 1)} if first + 1 < len(names) else {}  # one a page
+        shown = [{**self._times(name), "TrainingJobStatus": self.status[name]} for name in names[first : first + 1]]
+        return {"TrainingJobSummaries": shown, **more}
+
+    def describe(self, asked: dict[str, Any]) -> dict[str, Any]:
+        name = asked["TrainingJobName"]
+        if name in self.refused:
+            raise Refused("AccessDeniedException", "not this one")
+        if name not in self.status:
+            raise Refused("ValidationException", "Requested resource not found.")
+        return {
+            **self._times(name),
+            "TrainingJobArn": f"arn:{name}",
+            "TrainingJobStatus": self.status[name],
+            "ResourceConfig": {"InstanceCount": 1, "InstanceType": "ml.m5.xlarge"},
+            "OutputDataConfig": {"S3OutputPath": "s3://bucket/jobs"},
+        }
+
+    def _times(self, name: str) -> dict[str, Any]:
+        changed = 1 if self.status[name] == "InProgress" else 2
+        return {"TrainingJobName": name, "CreationTime": 1, "LastModifiedTime": changed}
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service("job-1", "job-2", "job-3")
+
+
+@pytest.fixture
+def asked(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "mine")
+    with json_service({"ListTrainingJobs": service.list, "DescribeTrainingJob": service.describe}) as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
+        yield running.asked
+
+
+@contextmanager
+def watched(*names: str) -> Iterator[tuple[Watch, list[Watched]]]:
+    watch = Watch(Aws(Backend(region="us-east-1", poll_s=0.01)))
+    with ExitStack() as stack:
+        jobs = [Watched(Kind.training, name) for name in names]
+        for job in jobs:
+            stack.enter_context(watch.following(job))
+        yield watch, jobs
+
+
+def operations(asked: list[tuple[str, dict[str, Any]]]) -> Counter[str]:
+    counts = Counter(operation for operation, _ in asked)
+    asked.clear()
+    return counts
+
+
+def test_only_what_has_changed_is_described(service: Service, asked: list[tuple[str, dict[str, Any]]]) -> None:
+    with watched("job-1", "job-2", "job-3") as (watch, (one, two, three)):
+        watch.wait(one)
+        assert operations(asked) == {"ListTrainingJobs": 3, "DescribeTrainingJob": 3}  # a page a job
+        watch.wait(one)
+        assert operations(asked) == {"ListTrainingJobs": 3}
+        service.status["job-2"] = "Stopping"
+        watch.wait(one)
+        assert operations(asked) == {"ListTrainingJobs": 2, "DescribeTrainingJob": 1}
+        watch.wait(one)
+        assert operations(asked) == {"ListTrainingJobs": 3, "DescribeTrainingJob": 1}
+        watch.wait(one)
+        assert operations(asked) == {"ListTrainingJobs": 3}, "stopping may take minutes"
+        service.status |= {"job-2": "Stopped", "job-3": "Completed"}
+        watch.wait(one)
+        states = [job.state.status for job in (one, two, three) if job.state]
+        assert states == ["InProgress", "Stopped", "Completed"]
+        operations(asked)
+        watch.wait(one)
+        assert operations(asked) == {"ListTrainingJobs": 1}, "what has ended is left alone"
+
+
+def test_what_is_wrong_with_one_job_is_told_of_that_one(
+    service: Service, asked: list[tuple[str, dict[str, Any]]]
+) -> None:
+    service.refused = {"job-2"}
+    with watched("job-1", "job-2", "job-4") as (watch, (one, two, unknown)):
+        watch.wait(one)
+        assert one.state is not None and one.state.status == "InProgress"
+        assert (one.trouble, one.own_trouble, one.unknown) == (None, None, False)
+        assert isinstance(two.own_trouble, AwsError) and "not this one" in str(two.own_trouble)
+        assert unknown.unknown
+
+
+def test_followers_in_many_threads_share_one_look(service: Service, asked: list[tuple[str, dict[str, Any]]]) -> None:
+    with watched("job-1", "job-2", "job-3") as (watch, jobs):
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            list(pool.map(watch.wait, jobs))
+        counts = operations(asked)
+        assert counts["DescribeTrainingJob"] == 3
+        assert all(job.state is not None for job in jobs)
