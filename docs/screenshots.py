@@ -1,7 +1,7 @@
 """Makes the pictures of MLflow's UI in this folder: python docs/screenshots.py [OUTPUTS] [FOLDER]
 
-OUTPUTS (default: outputs) holds the runs; the newest finished one is shown, and the newest sweep that has a best child,
-where there is one. Needs chromium and chromedriver.
+OUTPUTS (default: outputs) holds the runs; the newest finished one is shown, and the newest sweep that has a best child.
+Needs chromium and chromedriver.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "src")]
 
 from launchers.config import Tracking  # noqa: E402
 from launchers.mlflow_store import tracking_uri  # noqa: E402
-from launchers.records import RunFolder, Status  # noqa: E402
+from launchers.records import RunFolder, RunRecord, Status  # noqa: E402
 from launchers.sweeps.record import SweepFolder, SweepRecord  # noqa: E402
 from tests.browser import browser  # noqa: E402
 from tests.mlflow_server import mlflow_server  # noqa: E402
@@ -23,23 +23,26 @@ from tests.mlflow_ui import take_screenshots, take_sweep_screenshots  # noqa: E4
 
 
 def main(outputs: Path, folder: Path) -> None:
-    records = [RunFolder(file.parent).load() for file in (outputs / "runs").glob("*/run.json")]
-    finished = [record for record in records if record.status is Status.FINISHED and record.synced]
-    if not finished:
-        sys.exit(f"{outputs}: no finished run to show; say make run first")
-    newest = max(finished, key=lambda record: record.created)
-    sweep = newest_sweep(outputs)
-    if sweep is None:
-        print(f"{outputs}: no sweep to show; say python run.py -m first", file=sys.stderr)
-    tracking = Tracking()
+    run, sweep = newest_run(outputs), newest_sweep(outputs)
+    if run is None and sweep is None:
+        sys.exit(f"{outputs}: no finished run and no sweep to show; say make run first")
     with tempfile.TemporaryDirectory() as scratch:
-        server = mlflow_server(tracking_uri(tracking, outputs), Path(scratch) / "log.txt")
+        server = mlflow_server(tracking_uri(Tracking(), outputs), Path(scratch) / "log.txt")
         with server as running, browser(Path(scratch) / "profile") as page:
-            pictures = take_screenshots(page, running.uri, tracking.experiment, newest.name, folder)
+            pictures = []
+            if run is not None:
+                pictures += take_screenshots(page, running.uri, Tracking().experiment, run.name, folder)
             if sweep is not None and sweep.best is not None:
                 shown = (sweep.experiment, sweep.name, sweep.best.label)
                 pictures += take_sweep_screenshots(page, running.uri, *shown, folder)
             print(*pictures, sep="\n")
+
+
+def newest_run(outputs: Path) -> RunRecord | None:
+    """Return the newest finished run that is not part of a sweep: those are folded away."""
+    records = [RunFolder(file.parent).load() for file in (outputs / "runs").glob("*/run.json")]
+    shown = [r for r in records if r.status is Status.FINISHED and r.synced and r.parent is None]
+    return max(shown, key=lambda record: record.created, default=None)
 
 
 def newest_sweep(outputs: Path) -> SweepRecord | None:

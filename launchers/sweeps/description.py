@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 
 from launchers.redaction import redacted_text
@@ -11,6 +12,7 @@ from launchers.sweeps.results import BETTER, Link, best_command, counts, one_lin
 
 BEST = 5  # children
 FAILED = 10  # children
+WIDTH = 72  # characters of a command's line
 
 
 def description(record: SweepRecord, link: Link) -> str:
@@ -28,7 +30,14 @@ def code(text: str) -> str:
     return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
 
 
-def block(text: str) -> str:
+def block(command: str) -> str:
+    """Return a command to be copied, in lines that a shell takes for one: a longer one would widen MLflow's page."""
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(command)):
+        if lines[-1] and len(lines[-1]) + len(word) > WIDTH:
+            lines.append(" ")
+        lines[-1] += f" {word}" if lines[-1] else word
+    text = " \\\n".join(lines)
     fence = "`" * max(3, max((len(run) for run in re.findall(r"`+", text)), default=0) + 1)
     return f"{fence}\n{text}\n{fence}"
 

@@ -226,6 +226,14 @@ def test_the_description_leads_to_the_best_child_and_to_what_failed() -> None:
     assert "```\npython run.py -m data=folder model.batch=1,2\n```" in text
 
 
+def test_a_long_command_is_told_in_lines_that_are_one_to_a_shell() -> None:
+    words = [f"model.args.number_{n}=a '{n}'" for n in range(20)]
+    text = description(sweep(child(0, 0.5, overrides=words)), nowhere)
+    command = text.partition("```\n")[2].partition("\n```")[0]
+    assert max(map(len, command.splitlines())) <= 80
+    assert shlex.split(command.replace("\\\n", "")) == ["python", "run.py", *words]
+
+
 def test_the_description_of_many_failures_stays_short() -> None:
     text = description(sweep(*(child(n, state=State.failed, error="x" * 1000) for n in range(200))), nowhere)
     assert len(text) < 6000 and "and 190 more" in text and "**Best" not in text
