@@ -53,8 +53,9 @@ test-remote: setup ## backend=remote against the emulator
 test-containers: setup ## the suite against real containers
 	$(BIN)/pytest tests/contract tests/docker --backend sagemaker-local --timeout=600 --session-timeout=1800
 
-bench: setup ## decoding, side by side with the alternatives
+bench: setup ## decoding, side by side with the alternatives; sweeps of up to 200 children
 	PYTHONPATH=src $(BIN)/python -m benchmarks.decode
+	PYTHONPATH=src $(BIN)/python -m benchmarks.sweeps
 
 # What the stages of an image import. requirements.lock chooses the versions, so that stage ids are the same everywhere.
 IN_PREPROCESS := av numpy opencv-python-headless psutil

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def best_precision(*, gpus: bool) -> Precision:
     return Precision.mixed_bfloat16 if BFLOAT16_FLAGS & set(flags) else Precision.float32
 
 
+@cache
 def has_cuda_libraries() -> bool:
     """Tell whether TensorFlow here can use a GPU: its wheel brings no CUDA, ``tensorflow[and-cuda]`` does."""
     return any((d.name or "").startswith("nvidia-cudnn") for d in distributions())

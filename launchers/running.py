@@ -185,6 +185,8 @@ class Run:
         if known is not None:
             return self._outputs.run(known).load()
         for file in sorted(self._outputs.runs.glob("*/run.json"), reverse=True):
+            if self._fingerprint not in file.read_text(encoding="utf-8"):
+                continue
             record = RunFolder(file.parent).load()
             left = record.status is Status.KILLED or is_detached(record)
             if record.fingerprint == self._fingerprint and left:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from videolift.errors import ConfigError
 
 AS_IT_WAS = "VIDEOLIFT_SWEEP"  # environment variable: the id of the sweep to go on with from its own source
 BUILDERS = "builders"  # folder, in that of a sweep, of users' own models
+OF_SWEEPS = ("sweep", "hydra")  # settings that a run by itself has none of
 PLACES = "places.json"  # where each of them was
 WORDS = {
     "settings": "its settings (conf/ or a file of yours)",
@@ -50,7 +51,7 @@ def new_record(
     sampled = config.sweep.name != "grid"
     identities = [child_identity(run) for run in runs]
     children = [
-        Child(number, job.label, job.parameters, identity, alone(job.overrides))
+        Child(number, job.label, job.parameters, identity, alone(job.overrides, job.parameters, typed))
         for number, (job, identity) in enumerate(zip(jobs, identities, strict=True))
     ]
     return SweepRecord(
@@ -68,10 +69,14 @@ def new_record(
     )
 
 
-def alone(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that make a child by itself, without secrets."""
-    keys = [text.lstrip("+~").partition("=")[0] for text in overrides]
-    return [redacted_text(t) for t, key in zip(overrides, keys, strict=True) if key.split(".")[0] != "sweep"]
+def alone(overrides: Sequence[str], parameters: Container[str], typed: Sequence[str]) -> list[str]:
+    """Return what makes a child by itself, as it was typed but for what differs between children; without secrets."""
+    common = [text for text in typed if _key(text) not in parameters and _key(text).split(".")[0] not in OF_SWEEPS]
+    return [redacted_text(text) for text in (*common, *(t for t in overrides if _key(t) in parameters))]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _chosen_by(checked: Checked, config: Config) -> object:
@@ -87,7 +92,7 @@ def _name(checked: Checked, jobs: Sequence[Job], typed: Sequence[str]) -> str:
     if config.sweep.name != "grid":
         return f"{config.sweep.name}: {' '.join(checked.space.distributions if checked.space else ())}"
     differs = {key for job in jobs for key in job.parameters}
-    return redacted_text(" ".join(t for t in typed if t.lstrip("+~").partition("=")[0] in differs)) or "sweep"
+    return redacted_text(" ".join(text for text in typed if _key(text) in differs)) or "sweep"
 
 
 def find(

@@ -97,7 +97,9 @@ class Session:
         if child is None:
             number = len(self.record.children)
             label = " ".join(f"{key}={value}" for key, value in parameters.items())
-            child = Child(number, label, dict(parameters), identity, earlier.alone(overrides))
+            child = Child(
+                number, label, dict(parameters), identity, earlier.alone(overrides, parameters, self._asked.typed)
+            )
             self.record.children.append(child)
         child.trial = trial
         return Ready(child, prepared)
@@ -109,7 +111,7 @@ class Session:
             KeyboardInterrupt: if that was asked for; nothing more of the sweep is to be begun.
         """
         sweep = self.config.sweep
-        with LiveTable(self._console, self.record) as self._live:
+        with LiveTable(self._console, self.record, self.folder) as self._live:
             conductor = Conductor(
                 self._outputs.cache,
                 partial(self._run_child, source),
@@ -245,7 +247,7 @@ class Session:
             hydras_file.write_text(redacted_text(hydras_file.read_text(encoding="utf-8")), encoding="utf-8")
         if self._parent is not None:
             self._parent.close(record)
-        print_results(self._console, record, best_command(record))
+        print_results(self._console, record, best_command(record), self.folder)
 
     def _status(self) -> Status:
         record = self.record

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,12 @@ class Manifest:
             notes=tuple(map(str, document.get("notes", ()))),
         )
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Return the sha256 of everything but the notes."""
         return _sha256([self.source, self.classes, [asdict(clip) for clip in self.clips]])
 
-    @property
+    @cached_property
     def data_digest(self) -> str:
         """Return the sha256 of what preprocessing depends on: classes, ids, checksums and labels."""
         return _sha256([self.classes, [(clip.id, clip.sha256, clip.label) for clip in self.clips]])

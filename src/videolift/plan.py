@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -85,13 +86,18 @@ def from_plain(kind: type[T], plain: dict[str, Any]) -> T:
     return typing.cast(T, _restore(kind, plain))
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _restore(kind: Any, plain: Any) -> Any:
     if isinstance(kind, types.UnionType):
         if plain is None:
             return None
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         unknown = sorted(set(plain) - set(hints))
         if unknown:
             raise ConfigError(f"{kind.__name__}: unknown keys {', '.join(unknown)}; the plan is of another version")

@@ -58,5 +58,10 @@ def _imported_names(source: bytes) -> tuple[str, ...]:
 
 def library_versions(stage: str) -> dict[str, str]:
     """Return the versions of the libraries that make a stage's bytes, and the architecture, without importing them."""
-    versions = {name: metadata.version(name) for name in LIBRARIES[stage]}
+    versions = {name: _version(name) for name in LIBRARIES[stage]}
     return {**versions, "machine": platform.machine()}
+
+
+@cache
+def _version(distribution: str) -> str:
+    return metadata.version(distribution)

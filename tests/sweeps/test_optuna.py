@@ -29,7 +29,7 @@ def test_eight_trials_of_which_some_fail_and_the_launcher_is_killed(quick: list[
     (record,) = records(tmp_path)
     assert len(record.children) == len({child.trial for child in record.children}) == TRIALS
     assert set(states(record)) == {"finished", "failed"}
-    failing = [child for child in record.children if child.parameters["model.learning_rate"] == "1e30"]
+    failing = [child for child in record.children if float(child.parameters["model.learning_rate"]) == 1e30]
     assert [c for c in record.children if c.state is State.failed] == failing
     assert all("the loss became" in child.error for child in failing)
     best = record.best
