@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 
@@ -20,6 +21,8 @@ Link = Callable[[Child], str | None]
 MAX_ERROR = 300  # characters
 LONG = 40  # characters of a cell, above which it has several lines
 ALWAYS = ("number", "state")  # columns that a page shows even if they are empty
+QUOTED = re.compile(r"(?P<key>[^='\"]+)='(?P<text>[A-Za-z/][\w./-]*)'")
+NOT_TEXTS = ("null", "true", "false", "nan", "inf")  # without quotes
 BETTER = {Goal.maximize: "higher is better", Goal.minimize: "lower is better"}
 
 
@@ -90,7 +93,15 @@ def best_command(record: SweepRecord) -> str | None:
 
 def command_of(child: Child) -> str:
     """Return what one types to make a child's run alone."""
-    return shlex.join(["python", "run.py", *map(redacted_text, child.overrides)])
+    return shlex.join(["python", "run.py", *(_unquoted(redacted_text(word)) for word in child.overrides)])
+
+
+def _unquoted(override: str) -> str:
+    """Return an override without quotes of Hydra's around a text that is the same text without them."""
+    quoted = QUOTED.fullmatch(override)
+    if quoted is None or quoted["text"].lower() in NOT_TEXTS:
+        return override
+    return f"{quoted['key']}={quoted['text']}"
 
 
 def same_command(record: SweepRecord) -> str:

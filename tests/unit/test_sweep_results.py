@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from launchers.config import Goal
 from launchers.records import Status
@@ -206,6 +207,15 @@ def test_the_best_childs_command_is_one_that_a_shell_takes_apart_again() -> None
     assert shlex.split(str(best_command(record))) == ["python", "run.py", *words]
     assert best_command(sweep(child(0), child(1, state=State.failed))) is None
     assert same_command(record) == "python run.py -m data=folder model.batch=1,2"
+
+
+def test_a_command_has_no_quotes_that_change_nothing() -> None:
+    words = ["name='first-sweep'", "outputs='/tmp/a b'", "tags.a='true'", "tags.b='1e3'", "data.root='/视频/x.y'"]
+    command = shlex.split(str(best_command(sweep(child(0, 0.5, overrides=words)))))[2:]
+    assert command == ["name=first-sweep", "outputs='/tmp/a b'", "tags.a='true'", "tags.b='1e3'", "data.root=/视频/x.y"]
+    kept = [command[0], *command[1:4]]
+    parser = OverridesParser.create()
+    assert [o.value() for o in parser.parse_overrides(kept)] == [o.value() for o in parser.parse_overrides(words[:4])]
 
 
 # The description
