@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from launchers.config import Backend, TrainJob, problems
 from launchers.container_job import Setup, run_arguments
 from launchers.image import locked_versions
 from launchers.local import LocalBackend
+from launchers.machine import thread_variables
 from launchers.parity import differences, parity_table, to_csv
 from launchers.recipe import Recipe
 from videolift.plan import to_plain
@@ -38,6 +40,13 @@ def test_a_container_is_started_as_the_service_would(tmp_path: Path) -> None:
 def test_a_memory_limit_allows_no_swap(tmp_path: Path) -> None:
     command = run_arguments(setup(tmp_path, "algo-1", memory="2g"), "algo-1", "name", None)
     assert command[command.index("--memory") + 1] == command[command.index("--memory-swap") + 1] == "2g"
+
+
+def test_a_containers_share_of_the_cores_is_a_number_of_threads(tmp_path: Path) -> None:
+    divided = replace(setup(tmp_path, "algo-1"), variables=thread_variables(2))
+    command = run_arguments(divided, "algo-1", "name", None)
+    assert "TF_NUM_INTRAOP_THREADS=2" in command and "TF_NUM_INTEROP_THREADS=2" in command
+    assert "TF_NUM" not in " ".join(run_arguments(setup(tmp_path, "algo-1"), "algo-1", "name", None))
 
 
 def test_hosts_of_one_job_reach_each_other_by_name(tmp_path: Path) -> None:
