@@ -302,7 +302,7 @@ class StudySource:
         replayed = event.get("time", math.inf) < (child.started or 0.0)  # by a job that went on without a launcher
         if worse and not replayed:
             best, median = self._study.best(child.trial), self._study.median(step)
-            raise Pruned(f"pruned after epoch {step}: {metric} {best:.4g} at best, median of the others {median:.4g}")
+            raise Pruned(f"pruned after epoch {step}: {metric} {best:.6g} at best, median of the others {median:.6g}")
 
     def ended(self, child: Child) -> None:
         """Tell the study; a child that was stopped, or left to itself, is given out again when the sweep goes on."""
