@@ -93,7 +93,8 @@ class Session:
         jobs = earlier.with_frozen_builders(check(overrides, self._asked.sources).jobs, self._outputs)
         prepared = self._asked.preparing.prepare(planned.with_threads(jobs[0].config))
         identity = child_identity(prepared)
-        child = next((c for c in self.record.children if (c.trial, c.identity) == (trial, identity)), None)
+        known = (c for c in self.record.children if c.trial == trial and c.identity in (identity, ""))
+        child = next(known, None)
         if child is None:
             number = len(self.record.children)
             label = " ".join(f"{key}={value}" for key, value in parameters.items())
@@ -101,7 +102,7 @@ class Session:
                 number, label, dict(parameters), identity, earlier.alone(overrides, parameters, self._asked.typed)
             )
             self.record.children.append(child)
-        child.trial = trial
+        child.trial, child.identity = trial, identity
         return Ready(child, prepared)
 
     def run(self, source: Source) -> None:

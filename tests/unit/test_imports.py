@@ -13,10 +13,10 @@ RUN = ROOT / "run.py"
 # What starts, follows and records jobs has no place in a job, and the other way round.
 NOT_IN_A_JOB = {"launchers", "mlflow", "hydra", "omegaconf", "rich", "boto3", "botocore", "sagemaker", "docker"}
 NOT_IN_A_LAUNCHER = {"tensorflow", "keras", "cv2", "av", "matplotlib"}
-ONLY_INSIDE_FUNCTIONS = {"mlflow", "boto3", "botocore", "sagemaker", "docker"}
+ONLY_INSIDE_FUNCTIONS = {"mlflow", "boto3", "botocore", "sagemaker", "docker", "optuna"}
 # Runs in the process of `mlflow models serve`, which has mlflow loaded; no launcher imports it.
 SERVED = {"served_model.py"}
-SLOW = {"tensorflow", "keras", "mlflow", "sagemaker", "boto3", "cv2", "av", "matplotlib"}
+SLOW = {"tensorflow", "keras", "mlflow", "sagemaker", "boto3", "cv2", "av", "matplotlib", "optuna"}
 
 
 def modules(folder: str) -> list[Path]:
