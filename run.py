@@ -114,7 +114,7 @@ def _sweep(argv: list[str], typed: list[str], checked: Checked, sources: Sources
         raise as_expected(error) or error from error
     except KeyboardInterrupt:
         return Stopped.exit_code
-    return opened.exit_code or code
+    return code or opened.exit_code
 
 
 def _hydra(argv: list[str], labels: Sequence[str] = ()) -> int:

@@ -79,7 +79,7 @@ def _run_or_plan(console: Console, outputs: Outputs, config: Config, place: Plac
         return 0
     refuse_missing_inputs(prepared.planned, config.stages, outputs.cache, prepared.backend)
     (prepared,) = make_ready([prepared], outputs, console)
-    close_dead_runs(console, outputs, config)
+    close_dead(console, outputs, config)
     try:
         run = Run(console, outputs, prepared, parent=place.parent, label=place.label, tags=place.tags)
         record = place.record = run.execute()
@@ -107,9 +107,14 @@ def _again(config: Config, outputs: Outputs) -> Config:
     )
 
 
-def close_dead_runs(console: Console, outputs: Outputs, config: Config) -> None:
-    """Tell about runs whose launcher died, and mark them as what they are."""
+def close_dead(console: Console, outputs: Outputs, config: Config, but: str | None = None) -> None:
+    """Tell about runs and sweeps whose launcher died, and mark them as what they are.
+
+    Args:
+        but: the id of a sweep that is gone on with.
+    """
     from launchers import tracking
+    from launchers.sweeps.dead import close_dead_sweeps
 
     for run_id in tracking.leave_lasting(outputs.root, config.tracking):
         console.print(
@@ -119,6 +124,7 @@ def close_dead_runs(console: Console, outputs: Outputs, config: Config) -> None:
         )
     for run_id in tracking.close_dead(outputs.root, config.tracking):
         console.print(f"run {run_id} was left by a launcher that died; it is marked KILLED", soft_wrap=True)
+    close_dead_sweeps(console, outputs, config, but)
 
 
 def _open_with(config: Config, record: RunRecord) -> str | None:

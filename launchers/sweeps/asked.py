@@ -16,7 +16,7 @@ from launchers.experiment import PLAIN_WIDTH
 from launchers.outputs import Outputs
 from launchers.preparing import Prepared, Preparing, Wanted, to_be_computed
 from launchers.sweeps import earlier, planned
-from launchers.sweeps.record import DONE, SweepRecord
+from launchers.sweeps.record import DONE, SweepRecord, folder_of
 from launchers.sweeps.shown import print_plan
 from launchers.sweeps.space import describe
 
@@ -83,7 +83,7 @@ def prepare(checked: Checked, typed: Sequence[str], sources: Sources, console: C
 def plan_only(asked: Asked, console: Console) -> None:
     """Print what a sweep would do."""
     wanted = earlier.new_record(asked.checked, asked.jobs, asked.runs, asked.typed, code="")
-    folder = earlier.folder_of(asked.outputs, wanted.id)
+    folder = folder_of(asked.outputs.root, wanted.id)
     asked.print_plan(console, folder.load() if folder.record_file.is_file() else wanted)
 
 

@@ -170,7 +170,7 @@ def end(ready: Ready, run: Callable[[Ready], None]) -> None:
     except Pruned as pruned:
         child.state, child.error = State.pruned, str(pruned)
     except Detached as detached:
-        child.state, child.error = State.detached, str(detached)
+        child.state, child.error, child.exit_code = State.detached, str(detached), detached.exit_code
     except (KeyboardInterrupt, Stopped) as stopped:
         child.state, child.error = State.stopped, str(stopped) or "interrupted"
     except VideoliftError as error:

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 from launchers.config import Config
 from launchers.outputs import Outputs
 from launchers.records import Status, is_detached
-from launchers.sweeps.earlier import all_sweeps
-from launchers.sweeps.parent import Parent
-from launchers.sweeps.record import State
+from launchers.sweeps.record import State, all_sweeps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +20,7 @@ def close_dead_sweeps(console: Console, outputs: Outputs, config: Config, but: s
     Args:
         but: the id of one that is gone on with.
     """
-    for folder, record in all_sweeps(outputs):
+    for folder, record in all_sweeps(outputs.root):
         if record.status is not Status.RUNNING or is_detached(record) or record.id == but:
             continue
         with folder.held() as mine:
@@ -33,5 +31,7 @@ def close_dead_sweeps(console: Console, outputs: Outputs, config: Config, but: s
                 if child.state is State.running:
                     child.state = State.stopped
             folder.save(record)
+            from launchers.sweeps.parent import Parent
+
             Parent(config.tracking, outputs.root, folder).close(record)
         console.print(f"sweep {record.id} was left by a launcher that died; it is marked KILLED", soft_wrap=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from launchers.redaction import redacted_text
 from launchers.sweeps.frozen import FOLDER as CODE
 from launchers.sweeps.frozen import run_from
 from launchers.sweeps.identity import child_identity, command_of, parts_of, sweep_id
-from launchers.sweeps.record import DONE, Child, SweepFolder, SweepRecord
+from launchers.sweeps.record import DONE, Child, SweepFolder, SweepRecord, all_sweeps, folder_of
 from videolift.errors import ConfigError
 
 AS_IT_WAS = "VIDEOLIFT_SWEEP"  # environment variable: the id of the sweep to go on with from its own source
@@ -31,16 +31,6 @@ WORDS = {
     "data": "the data",
     "source": "the source, the libraries or your own model",
 }
-
-
-def folder_of(outputs: Outputs, sweep: str) -> SweepFolder:
-    return SweepFolder(outputs.root / "sweeps" / sweep)
-
-
-def all_sweeps(outputs: Outputs) -> Iterator[tuple[SweepFolder, SweepRecord]]:
-    """Yield every sweep that was begun, the newest first."""
-    folders = [SweepFolder(file.parent) for file in (outputs.root / "sweeps").glob("*/sweep.json")]
-    yield from sorted(((f, f.load()) for f in folders), key=lambda found: -found[1].created)
 
 
 def new_record(
@@ -106,10 +96,10 @@ def find(
         ConfigError: if an unfinished sweep of the same command is another one now, and nothing says what to do.
     """
     wanted = new_record(checked, jobs, runs, typed, code=root.name)
-    folder = folder_of(outputs, wanted.id)
+    folder = folder_of(outputs.root, wanted.id)
     as_it_was = os.environ.pop(AS_IT_WAS, None)
     if as_it_was not in (None, wanted.id):
-        changed = _changed(folder_of(outputs, str(as_it_was)).load(), wanted)
+        changed = _changed(folder_of(outputs.root, str(as_it_was)).load(), wanted)
         raise ConfigError(
             f"sweep.resume=frozen: sweep {as_it_was} cannot go on as it was, because {changed} changed since; bring it "
             "back, or say sweep.resume=new"
@@ -118,7 +108,7 @@ def find(
         known = folder.load()
         # What does not make it another sweep is as it is said now.
         return replace(known, metric=wanted.metric, goal=wanted.goal, command=wanted.command, code=wanted.code)
-    other = next((record for _, record in all_sweeps(outputs) if _is_the_same_command(record, wanted)), None)
+    other = next((record for _, record in all_sweeps(outputs.root) if _is_the_same_command(record, wanted)), None)
     resume = jobs[0].config.sweep.resume
     if other is None or resume is Resume.new:
         return wanted
@@ -166,7 +156,7 @@ def keep_builders(folder: SweepFolder, runs: Sequence[Prepared]) -> None:
 
 def with_frozen_builders(jobs: Sequence[Job], outputs: Outputs) -> list[Job]:
     """Return the jobs with users' own models as they were, where the sweep is gone on with as it was."""
-    kept = folder_of(outputs, os.environ.get(AS_IT_WAS, "")).path / BUILDERS
+    kept = folder_of(outputs.root, os.environ.get(AS_IT_WAS, "")).path / BUILDERS
     if AS_IT_WAS not in os.environ or not (kept / PLACES).is_file():
         return list(jobs)
     places: dict[str, str] = json.loads((kept / PLACES).read_text(encoding="utf-8"))

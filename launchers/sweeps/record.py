@@ -132,3 +132,14 @@ class SweepFolder:
                 yield False
                 return
             yield True
+
+
+def folder_of(outputs: Path, sweep: str) -> SweepFolder:
+    """Return the folder of a sweep below ``outputs``."""
+    return SweepFolder(outputs / "sweeps" / sweep)
+
+
+def all_sweeps(outputs: Path) -> Iterator[tuple[SweepFolder, SweepRecord]]:
+    """Yield every sweep that was begun, the newest first."""
+    folders = [SweepFolder(file.parent) for file in (outputs / "sweeps").glob("*/sweep.json")]
+    yield from sorted(((f, f.load()) for f in folders), key=lambda found: -found[1].created)

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launchers.compose import check, told_apart
-from launchers.experiment import PLAIN_WIDTH, Place, close_dead_runs
+from launchers.experiment import PLAIN_WIDTH, Place, close_dead
 from launchers.overrides import quote
 from launchers.preparing import make_ready
 from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, Status, is_detached
 from launchers.redaction import redacted_text
 from launchers.running import Run
-from launchers.sweeps import dead, earlier, planned
+from launchers.sweeps import earlier, planned
 from launchers.sweeps.asked import Asked
 from launchers.sweeps.conductor import Conductor
 from launchers.sweeps.identity import child_identity
 from launchers.sweeps.live import LiveTable
 from launchers.sweeps.measured import measure
 from launchers.sweeps.parent import Parent
-from launchers.sweeps.record import DONE, Child, State, SweepFolder, SweepRecord
+from launchers.sweeps.record import DONE, Child, State, SweepFolder, SweepRecord, folder_of
 from launchers.sweeps.results import best_command
 from launchers.sweeps.shown import print_results
 from launchers.sweeps.source import Ready, Source
@@ -294,8 +294,7 @@ def open_session(asked: Asked, root: Path, console: Console) -> Session:
     runs = asked.runs if asked.edges else ready
     # An image may hold other libraries than was thought.
     record = earlier.find(asked.checked, asked.jobs, runs, asked.typed, root, outputs)
-    close_dead_runs(console, outputs, config)
-    dead.close_dead_sweeps(console, outputs, config, but=record.id)
-    folder = earlier.folder_of(outputs, record.id)
+    close_dead(console, outputs, config, but=record.id)
+    folder = folder_of(outputs.root, record.id)
     earlier.keep_builders(folder, runs)
     return Session(console, replace(asked, runs=runs), folder, record)

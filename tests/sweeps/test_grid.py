@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from launchers.sweeps.record import State
 from tests import runs
@@ -159,3 +160,19 @@ def test_a_plan_of_a_sweep_shows_what_is_shared_and_runs_nothing(small: list[str
 def test_settings_of_sweeps_are_refused_without_one(small: list[str], tmp_path: Path) -> None:
     ended = runs.run(*small[1:], cwd=tmp_path, code=2)
     assert "sweep.threads: is for sweeps; say python run.py -m" in ended.err
+
+
+def test_the_next_start_of_anything_closes_a_sweep_whose_launcher_died(small: list[str], tmp_path: Path) -> None:
+    recorded = [word for word in small if word != "tracking=none"]
+    process = runs.start(*recorded, "seed=1,2", cwd=tmp_path)
+    wait_until(process, tmp_path, lambda record: record.count(State.running) == 1)
+    process.kill()
+    runs.wait(process)
+    assert in_mlflow(tmp_path)[0].info.status == "RUNNING"
+    alone = [word for word in recorded if word not in ("-m", "sweep.threads=1", TRAIN)]
+    ended = runs.run(*alone, "stages=[preprocess]", "tracking.enabled=true", cwd=tmp_path)
+    (record,) = records(tmp_path)
+    assert f"sweep {record.id} was left by a launcher that died; it is marked KILLED" in ended.out
+    assert (record.status.value, states(record)) == ("KILLED", ["stopped", "waiting"])
+    client = MlflowClient(f"sqlite:///{tmp_path / 'outputs' / 'mlflow.db'}")
+    assert client.get_run(str(record.mlflow_run)).info.status == "KILLED"
