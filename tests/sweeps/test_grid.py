@@ -65,16 +65,16 @@ def test_six_children_two_at_a_time_and_killed_in_the_middle_are_those_of_one_af
 
 
 def test_a_failing_child_is_told_and_alone_is_run_again(small: list[str], tmp_path: Path) -> None:
-    swept = [*small, "model.optimizer=sgd", "model.learning_rate=1e30,1e-2,1e-3"]
+    swept = [*small, "model.optimizer=sgd", "model.learning_rate=1e30,1e-2"]
     ended = runs.run(*swept, "sweep.parallel=2", cwd=tmp_path, code=4)
     assert "Traceback" not in ended.text
     assert "the loss became" in ended.out
-    assert states(records(tmp_path)[0]) == ["failed", "finished", "finished"]
+    assert states(records(tmp_path)[0]) == ["failed", "finished"]
     best = records(tmp_path)[0].best
     assert best is not None and f"model.learning_rate={best.parameters['model.learning_rate']}" in ended.out
     again = runs.run(*swept, cwd=tmp_path, code=4)
     assert "the loss became" in again.out
-    assert len(runs.records(tmp_path)) == 3
+    assert len(runs.records(tmp_path)) == 2
     assert [r["status"] for r in runs.records(tmp_path)].count("FAILED") == 1
 
 
