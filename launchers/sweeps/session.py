@@ -27,7 +27,7 @@ from launchers.sweeps.measured import measure
 from launchers.sweeps.parent import Parent
 from launchers.sweeps.record import DONE, Child, State, SweepFolder, SweepRecord, folder_of
 from launchers.sweeps.results import best_command
-from launchers.sweeps.shown import print_results
+from launchers.sweeps.shown import print_results, short_label
 from launchers.sweeps.source import Ready, Source
 from videolift.errors import ConfigError, Stopped, VideoliftError
 from videolift.events import Event
@@ -140,7 +140,7 @@ class Session:
                 self._outputs,
                 ready.prepared,
                 parent=self.record.mlflow_run,
-                label=child.label,
+                label=short_label(child, self.record.parameters),
                 again=self._known_run(child),
                 tags={SWEEP_TAG: self.record.id, CHILD_TAG: str(child.number)},
                 watch=partial(self._watch, source, child),

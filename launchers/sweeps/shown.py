@@ -94,6 +94,12 @@ def short_names(parameters: Iterable[str]) -> dict[str, str]:
     }
 
 
+def short_label(child: Child, parameters: Iterable[str]) -> str:
+    """Return what a child's run is called: what differs, by names that are short where that is clear."""
+    names = short_names(parameters)
+    return " ".join(f"{names[key]}={value}" for key, value in child.parameters.items()) or child.label
+
+
 def plain_label(child: Child) -> str:
     return child.label or NOTHING_DIFFERS
 

@@ -15,15 +15,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from matplotlib.font_manager import get_font_names
 
 from videolift.files import EVALUATION_FILE, HISTORY_FILE
+from videolift.fonts import families
 from videolift.job import Job
 from videolift.manifest import Manifest
 from videolift.parts import INDEX_FILE, Entry, Rows, read_index
 
-# Class names in Chinese, Japanese or Korean need a font that has them; the first one that is installed is taken.
-CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "SimHei")
 SHEET_FRAMES = 12  # of a clip, at most
 SHEET_CLASSES = 20  # a sheet
 CLIPS_A_CLASS = 2
@@ -33,7 +31,7 @@ DPI = 120
 
 def run(job: Job) -> None:
     """Draw contact sheets, learning curves and the confusion matrix."""
-    plt.rcParams["font.sans-serif"] = ["DejaVu Sans", *_installed(CJK_FONTS)]
+    plt.rcParams["font.family"] = families()
     output, events = job.workspace.output, job.events
     drawn = _contact_sheets(job.workspace.channel("arrays"), job.manifest, output)
     history = json.loads((job.workspace.channel("training") / HISTORY_FILE).read_text(encoding="utf-8"))
@@ -43,10 +41,6 @@ def run(job: Job) -> None:
     for number, name in enumerate(drawn, start=1):
         events.artifact(name, "pictures")
         events.progress(number, len(drawn), unit="pictures")
-
-
-def _installed(fonts: Sequence[str]) -> list[str]:
-    return [font for font in fonts if font in get_font_names()]
 
 
 def _save(figure: Figure, file: Path) -> str:

@@ -88,26 +88,6 @@ def test_the_logged_model_predicts_from_a_video_path(demo: Path, tmp_path: Path)
     assert [row["class"] for row in rows] == ["PanLeft", "TiltUp"]
 
 
-def test_a_sweep_has_a_parent_with_children_named_after_their_overrides(demo: Path) -> None:
-    swept = ("-m", "model=cnn2d", "model.epoch=1", "preprocess.interval=1,4", "stages=[preprocess,train]")
-    runs.run(*swept, cwd=demo)
-    parent = recorded(demo, "tags.`videolift.jobs` = '2'")[0]
-    children = recorded(demo, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    assert parent.info.status == "FINISHED"
-    assert [c.info.run_name for c in children] == ["preprocess.interval=1", "preprocess.interval=4"]
-    assert {c.info.status for c in children} == {"FINISHED"}
-
-
-def test_a_failing_child_fails_the_sweep_and_not_its_siblings(demo: Path) -> None:
-    swept = ("-m", "model=cnn2d", "model.epoch=1", "model.optimizer=sgd", "model.learning_rate=1e30,1e-3")
-    ended = runs.run(*swept, cwd=demo, code=4)
-    assert "the loss became" in ended.err and "Traceback" not in ended.err
-    parent = recorded(demo, "tags.`videolift.jobs` = '2'")[-1]
-    children = recorded(demo, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    assert parent.info.status == "FAILED"
-    assert [c.info.status for c in children] == ["FAILED", "FINISHED"]
-
-
 def test_visualize_again_works_on_a_finished_run(demo: Path) -> None:
     record = runs.records(demo)[0]
     ended = runs.run("stages=[visualize]", f"run={record['id']}", cwd=demo)

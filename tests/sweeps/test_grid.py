@@ -54,7 +54,8 @@ def test_six_children_two_at_a_time_and_killed_in_the_middle_are_those_of_one_af
     assert len({stage["id"] for stage in preprocessed}) == sum(not stage["cached"] for stage in preprocessed) == 3
     parent, children = in_mlflow(killed)
     assert parent.info.status == "FINISHED"
-    assert sorted(run.info.run_name for run in children) == sorted(child.label for child in now.children)
+    names = {f"learning_rate={rate} interval={k}" for rate in ("0.01", "0.003") for k in (1, 2, 3)}
+    assert {run.info.run_name for run in children} == names
     assert {run.info.status for run in children} == {"FINISHED"}
     assert parent.data.tags["videolift.best_run"] in {run.info.run_id for run in children}
     # All is done: nothing is run again.
