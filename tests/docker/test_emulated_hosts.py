@@ -94,16 +94,9 @@ def test_no_container_outlives_the_emulator(emulator: Emulator, number: signal.S
     pids = [int(file.read_text()) for file in emulator.root.glob("jobs/t-left/*.pid")]
     processes = [psutil.Process(pid) for pid in pids]
     assert emulator.process is not None
+    children = psutil.Process(emulator.process.pid).children(recursive=True)
+    (guard,) = (one for one in children if "launchers.emulator.guard" in one.cmdline())
     emulator.process.send_signal(number)
     emulator.process.wait(60)
-    assert not psutil.wait_procs(processes, timeout=60)[1]
-    guards = [one for one in psutil.process_iter() if "launchers.emulator.guard" in _command(one)]
-    assert not psutil.wait_procs(guards, timeout=60)[1]
+    assert not psutil.wait_procs([*processes, guard], timeout=60)[1]
     assert left() == []
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return list(process.cmdline())
-    except psutil.Error:
-        return []
