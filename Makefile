@@ -44,6 +44,7 @@ test: setup ## all tests
 	$(BIN)/pytest tests/unit -n 2 --session-timeout=300
 	$(BIN)/pytest tests/stage -n 2 --dist loadfile --no-loadscope-reorder --timeout=600 --session-timeout=1500
 	$(BIN)/pytest tests/contract -n 2 --timeout=600 --session-timeout=900
+	$(BIN)/pytest tests/sweeps -n 2 --dist loadfile --no-loadscope-reorder --timeout=900 --session-timeout=1200
 	$(BIN)/pytest tests/e2e -n 2 --dist loadfile --timeout=1200 --session-timeout=2700
 	$(MAKE) test-remote
 	$(MAKE) test-containers
