@@ -73,22 +73,41 @@ def is_detached(record: Tagged) -> bool:
     return record.tags.get(DETACHED_TAG) == DETACHED
 
 
-class RunFolder:
-    """``outputs/runs/<id>/``."""
+class HeldFolder:
+    """A folder with the record of something that a launcher works on; it holds the folder meanwhile."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def write(self, file: Path, record: Any) -> None:
+        """Write a record, a dataclass, whole or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(asdict(record), indent=1, ensure_ascii=False), encoding="utf-8")
+        temporary.replace(file)
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Hold the folder while its launcher lives; yields False where another process does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+
+class RunFolder(HeldFolder):
+    """``outputs/runs/<id>/``."""
 
     @property
     def record_file(self) -> Path:
         return self.path / "run.json"
 
     def save(self, record: RunRecord) -> None:
-        """Write the record atomically."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.record_file.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(asdict(record), indent=1, ensure_ascii=False), encoding="utf-8")
-        temporary.replace(self.record_file)
+        self.write(self.record_file, record)
 
     def load(self) -> RunRecord:
         """Raise ConfigError where there is no such run."""
@@ -101,15 +120,3 @@ class RunFolder:
         raw["stages"] = [StageRecord(**{**s, "status": Status(s["status"])}) for s in raw["stages"]]
         raw["status"] = Status(raw["status"])
         return RunRecord(**raw)
-
-    @contextmanager
-    def held(self) -> Iterator[bool]:
-        """Hold the run while its launcher lives; yields False where another process does."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from launchers.config import Goal
-from launchers.records import Status
+from launchers.records import HeldFolder, Status
 
 
 class State(str, Enum):
@@ -93,11 +90,8 @@ class SweepRecord:
         return max(found, key=lambda child: (sign * (child.value or 0.0), -child.number))
 
 
-class SweepFolder:
+class SweepFolder(HeldFolder):
     """``outputs/sweeps/<id>/``."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
     @property
     def record_file(self) -> Path:
@@ -108,11 +102,7 @@ class SweepFolder:
         return self.path / "children" / f"{number:04}.log"
 
     def save(self, record: SweepRecord) -> None:
-        """Write the record atomically."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.record_file.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(asdict(record), indent=1, ensure_ascii=False), encoding="utf-8")
-        temporary.replace(self.record_file)
+        self.write(self.record_file, record)
 
     def load(self) -> SweepRecord:
         """Raise FileNotFoundError where there is no such sweep."""
@@ -120,18 +110,6 @@ class SweepFolder:
         raw["children"] = [Child(**{**child, "state": State(child["state"])}) for child in raw["children"]]
         raw |= {"status": Status(raw["status"]), "goal": Goal(raw["goal"])}
         return SweepRecord(**raw)
-
-    @contextmanager
-    def held(self) -> Iterator[bool]:
-        """Hold the sweep while its launcher lives; yields False where another process does."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
 
 
 def folder_of(outputs: Path, sweep: str) -> SweepFolder:
