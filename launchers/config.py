@@ -192,13 +192,18 @@ class Sweep:
     on_failure: OnFailure = OnFailure["continue"]
     resume: Resume | None = None  # null: ask where something has changed
     metric: str = "val_accuracy"  # by which children are compared; at the epoch whose weights are kept
-    goal: Goal = Goal.maximize
+    goal: Goal | None = None  # null: minimize a loss, maximize anything else
     # sweep=optuna only, from here on.
     trials: int = 20
     space: dict[str, str] = field(default_factory=dict)  # setting -> choice(...), range(...) or interval(...)
     random_trials: int = 8  # before the sampler learns from what came before
     prune: bool = True  # stop a child that is worse than the median of the others at the same epoch
     prune_after: int = 3  # epochs that every child gets
+
+    @property
+    def better(self) -> Goal:
+        """Which of two values of the metric is the better one."""
+        return self.goal or (Goal.minimize if "loss" in self.metric else Goal.maximize)
 
 
 @dataclass
@@ -271,6 +276,7 @@ def _own_problems(config: Config) -> Iterator[str]:
     yield from _backend_problems(config.backend)
     yield from _tracking_problems(config.tracking)
     yield from _sweep_problems(config.sweep)
+    yield from _metric_problems(config)
 
 
 def _action_problems(config: Config) -> Iterator[str]:
@@ -344,12 +350,36 @@ def _sweep_problems(sweep: Sweep) -> Iterator[str]:
         value = getattr(sweep, key)
         if value is not None and value < least:
             yield f"sweep.{key}: must be at least {least}, got {value}"
-    if not sweep.metric.strip():
-        yield "sweep.metric: is empty; say val_accuracy, val_loss or another metric of a run"
     if sweep.name == "grid":
         for key in OF_SAMPLERS:
             if getattr(sweep, key) != getattr(Sweep(), key):
                 yield f"sweep.{key}: is for sweep=optuna, not for grid; leave it out"
+
+
+# Metrics by which children can be compared: those of the train stage, and those of evaluate.
+OF_AN_EPOCH = ("loss", "accuracy", "val_loss", "val_accuracy")
+OF_THE_TEST = (
+    "test_loss",
+    "test_accuracy",
+    "test_top5_accuracy",
+    "test_video_loss",
+    "test_video_accuracy",
+)  # of evaluate
+
+
+def _metric_problems(config: Config) -> Iterator[str]:
+    """Tell where no child can have what children are compared by; a grid does without, a sampler cannot."""
+    metric, known = config.sweep.metric, (*OF_AN_EPOCH, *OF_THE_TEST)
+    if metric not in known:
+        near = next(iter(difflib.get_close_matches(metric, known, n=1)), None)
+        hint = f"; did you mean {near}?" if near else ""
+        yield f"sweep.metric: there is no metric {metric!r} of a run, there are {', '.join(known)}{hint}"
+    elif config.sweep.name != "grid":
+        stage = "train" if metric in OF_AN_EPOCH else "evaluate"
+        if stage not in config.stages:
+            yield f"sweep.metric: {metric} is told by the stage {stage}, which is not in stages"
+        if metric.startswith("val_") and config.data.val_share == 0:
+            yield f"sweep.metric: without a validation set (data.val_share=0) there is no {metric}"
 
 
 # Which backends a setting is for, where not for all; the others would silently ignore it.

@@ -13,9 +13,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
+from launchers.redaction import redacted
 from videolift.errors import ConfigError
 
 DETACHED_TAG, DETACHED = "videolift.detached", "yes"  # the run goes on without its launcher
+SWEEP_TAG, CHILD_TAG = (
+    "videolift.sweep",
+    "videolift.child",
+)  # of a sweep's run: whose, which one
 
 
 class Status(str, Enum):
@@ -80,10 +85,10 @@ class HeldFolder:
         self.path = path
 
     def write(self, file: Path, record: Any) -> None:
-        """Write a record, a dataclass, whole or not at all."""
+        """Write a record, a dataclass, whole or not at all, and without credentials."""
         self.path.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(asdict(record), indent=1, ensure_ascii=False), encoding="utf-8")
+        temporary.write_text(json.dumps(redacted(asdict(record)), indent=1, ensure_ascii=False), encoding="utf-8")
         temporary.replace(file)
 
     @contextmanager

@@ -21,7 +21,17 @@ from launchers.outputs import Outputs
 from launchers.parity import PARITY_FILE, differences, to_csv
 from launchers.planning import KINDS, PlannedStage, inputs_of, prepare_stage
 from launchers.preparing import Prepared
-from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, StageRecord, Status, is_detached
+from launchers.records import (
+    CHILD_TAG,
+    DETACHED,
+    DETACHED_TAG,
+    SWEEP_TAG,
+    RunFolder,
+    RunRecord,
+    StageRecord,
+    Status,
+    is_detached,
+)
 from launchers.redaction import redacted
 from videolift import events
 from videolift.errors import ConfigError, DataError, StageError, Stopped, VideoliftError
@@ -163,7 +173,8 @@ class Run:
             record.parent = self._parent or record.parent
         record.status, record.error, record.ended = Status.RUNNING, None, None
         again = {DETACHED_TAG: "no"} if DETACHED_TAG in record.tags else {}
-        record.tags = {**facts.tags(self._prepared), **self._tags, **again}
+        again |= {tag: record.tags[tag] for tag in (SWEEP_TAG, CHILD_TAG) if tag in record.tags}
+        record.tags = {**facts.tags(self._prepared), **again, **self._tags}
         record.data = facts.data_facts(self._prepared)
         return record
 
@@ -189,7 +200,8 @@ class Run:
                 continue
             record = RunFolder(file.parent).load()
             left = record.status is Status.KILLED or is_detached(record)
-            if record.fingerprint == self._fingerprint and left:
+            sweeps = {record.tags.get(SWEEP_TAG), self._tags.get(SWEEP_TAG)} - {None}
+            if record.fingerprint == self._fingerprint and left and len(sweeps) < 2:  # a sweep's run stays its own
                 return record
         return None
 

@@ -57,7 +57,7 @@ class Asked:
             return
         sweep = self.config.sweep
         done = f", {record.count(*DONE)} of them done" if record.children else ""
-        words = f"{sweep.trials} trials{done}, {sweep.parallel} at a time; {sweep.goal.value} {sweep.metric} over"
+        words = f"{sweep.trials} trials{done}, {sweep.parallel} at a time; {sweep.better.value} {sweep.metric} over"
         report.print_described(console, [Described(title, describe(space), words)])
         for note in space.notes:
             console.print(f"note: {note}", style="yellow", soft_wrap=True)
@@ -73,8 +73,8 @@ def prepare(checked: Checked, typed: Sequence[str], sources: Sources, console: C
     planned.refuse_differences([*checked.jobs, *checked.corners])
     outputs = Outputs(Path(checked.jobs[0].config.outputs).expanduser().resolve())
     preparing = Preparing(outputs, console)
-    jobs = earlier.with_frozen_builders(checked.jobs, outputs)
-    corners = earlier.with_frozen_builders(checked.corners, outputs)
+    kept = earlier.as_it_was(outputs)
+    jobs, corners = (earlier.with_kept_builders(found, kept) for found in (checked.jobs, checked.corners))
     runs = planned.prepare_all(jobs, preparing, outputs)
     edges = planned.prepare_all(corners, preparing, outputs)
     return Asked(checked, typed, sources, outputs, preparing, jobs, runs, edges)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,8 +15,9 @@ from launchers.config import OnFailure
 from launchers.signals import counted_interrupts, interrupt
 from launchers.sweeps.record import Child, State
 from launchers.sweeps.source import Ready, Source
-from videolift.errors import Stopped, VideoliftError, as_expected
+from videolift.errors import DataError, PartError, StageError, Stopped, TrainingError, VideoliftError, as_expected
 
+STAGES_FAIL_WITH = (StageError, DataError, PartError, TrainingError)  # and not what a run itself fails with
 TICK_S = 0.3  # between two looks whether a stage that children wait for is finished
 
 
@@ -26,6 +28,7 @@ class _Running:
     ready: Ready
     computes: set[str]  # ids of stages that were not finished when it began
     thread: threading.Thread = field(init=False)
+    stage_failed: bool = False
 
 
 class Conductor:
@@ -63,6 +66,7 @@ class Conductor:
         self._wake = threading.Event()  # a child has ended
         self._broken: dict[str, Child] = {}  # id of a stage that failed -> the child that it failed in
         self._failed = False
+        self._lost_touch = False  # with what children run on: others would lose it, too
         self.interrupted = False
 
     def conduct(self, source: Source) -> None:
@@ -71,52 +75,65 @@ class Conductor:
         Ctrl-C reaches every child as it reaches a single run; afterwards no child begins.
         """
         with counted_interrupts() as count:
-            passed_on = 0
-            while True:
-                if count() > passed_on:
-                    passed_on, self.interrupted = count(), True
-                    self._told_interrupted(len(self._running))
-                    for running in self._running:
-                        interrupt(running.thread)
-                self._start_what_can(source)
-                if not self._running:
-                    return
-                self._wake.wait(TICK_S)
-                self._wake.clear()
-                for running in [r for r in self._running if not r.thread.is_alive()]:
-                    self._take_ended(running, source)
+            try:
+                self._conduct(source, count)
+            except BaseException:  # a full disk, for one: nothing may go on behind our back
+                self._interrupt_all()
+                for running in self._running:
+                    running.thread.join()
+                raise
+
+    def _conduct(self, source: Source, count: Callable[[], int]) -> None:
+        passed_on = 0
+        while True:
+            if count() > passed_on:
+                passed_on, self.interrupted = count(), True
+                self._told_interrupted(len(self._running))
+                self._interrupt_all()
+            self._start_what_can(source)
+            if not self._running:
+                return
+            self._wake.wait(TICK_S)
+            self._wake.clear()
+            for running in [r for r in self._running if not r.thread.is_alive()]:
+                self._take_ended(running, source)
+
+    def _interrupt_all(self) -> None:
+        for running in self._running:
+            interrupt(running.thread)
+
+    @property
+    def _begins_no_more(self) -> bool:
+        return self.interrupted or self._lost_touch or (self._failed and self._stops_at_failure)
 
     def _start_what_can(self, source: Source) -> None:
-        while not self.interrupted and not (self._failed and self._stops_at_failure):
-            if len(self._running) == self._parallel:
-                return
-            ready = self._next_that_can_begin(source)
-            if ready is None:
-                return
+        while len(self._running) < self._parallel and (ready := self._next_that_can_begin(source)) is not None:
             self._begin(ready)
 
     def _next_that_can_begin(self, source: Source) -> Ready | None:
         """Return the first child that has to wait for nobody; those before it are put aside."""
-        self._fail_the_hopeless(source)
         under_way = {stage for running in self._running for stage in self._unfinished(running.computes)}
-        for ready in self._waiting:
-            if not under_way & self._needs(ready):
-                self._waiting.remove(ready)
-                return ready
-        while (following := source.next()) is not None:
-            if not under_way & self._needs(following):
-                return following
-            self._waiting.append(following)
-        return None
+        put_aside, self._waiting = deque(self._waiting), []
+        found = None
+        while found is None and not self._begins_no_more:
+            ready = put_aside.popleft() if put_aside else source.next()
+            if ready is None:
+                break
+            needs = self._needs(ready)
+            if broken := needs & self._broken.keys():
+                self._fail(ready, self._broken[broken.pop()], source)
+            elif under_way & needs:
+                self._waiting.append(ready)
+            else:
+                found = ready
+        self._waiting += put_aside
+        return found
 
-    def _fail_the_hopeless(self, source: Source) -> None:
-        for ready in [r for r in self._waiting if self._needs(r) & set(self._broken)]:
-            self._waiting.remove(ready)
-            culprit = next(self._broken[stage] for stage in self._needs(ready) if stage in self._broken)
-            child = ready.child
-            child.state, child.exit_code = State.failed, culprit.exit_code
-            child.error = f"needs a stage that failed in #{culprit.number}"
-            self._tell(source, child)
+    def _fail(self, ready: Ready, culprit: Child, source: Source) -> None:
+        child, self._failed = ready.child, True
+        child.state, child.exit_code = State.failed, culprit.exit_code
+        child.error = f"needs a stage that failed in #{culprit.number}"
+        self._tell(source, child)
 
     def _needs(self, ready: Ready) -> set[str]:
         """Return the ids of the stages that a child has to wait for or to compute."""
@@ -129,15 +146,17 @@ class Conductor:
     def _begin(self, ready: Ready) -> None:
         child = ready.child
         child.state, child.started, child.ended, child.error, child.exit_code = State.running, time.time(), None, "", 0
-        running = _Running(ready, self._needs(ready))
-        running.thread = threading.Thread(target=self._follow, args=(ready,), name=f"child-{child.number}", daemon=True)
-        self._running.append(running)
         self._changed(child)
+        running = _Running(ready, self._needs(ready))
+        name = f"child-{child.number}"
+        running.thread = threading.Thread(target=self._follow, args=(running,), name=name, daemon=True)
         running.thread.start()
+        self._running.append(running)
 
-    def _follow(self, ready: Ready) -> None:
+    def _follow(self, running: _Running) -> None:
+        ready = running.ready
         try:
-            end(ready, self._run)
+            running.stage_failed = isinstance(end(ready, self._run), STAGES_FAIL_WITH)
         except KeyboardInterrupt:  # it came when the run had just ended
             if ready.child.state is State.running:
                 ready.child.state, ready.child.error = State.stopped, "interrupted"
@@ -148,12 +167,13 @@ class Conductor:
         self._running.remove(running)
         child = running.ready.child
         child.ended = time.time()
-        if child.state is State.failed:
-            self._failed = True
-            # What it was computing when it failed is the first of its stages that is not there.
+        self._failed |= child.state is State.failed
+        self._lost_touch |= child.state is State.detached
+        if running.stage_failed:
+            # It is the first of those that it was to compute, and has not.
             left = self._unfinished(running.computes)
-            first = next((s.id for s in running.ready.prepared.planned.values() if s.id in left), None)
-            self._broken |= {first: child} if first is not None else {}
+            stage = next((s.id for s in running.ready.prepared.planned.values() if s.id in left), None)
+            self._broken |= {stage: child} if stage is not None else {}
         self._tell(source, child)
 
     def _tell(self, source: Source, child: Child) -> None:
@@ -161,22 +181,24 @@ class Conductor:
         self._changed(child)
 
 
-def end(ready: Ready, run: Callable[[Ready], None]) -> None:
-    """Run a child, and note how it ended."""
+def end(ready: Ready, run: Callable[[Ready], None]) -> BaseException | None:
+    """Run a child, note how it ended, and return what ended it early."""
     child = ready.child
     try:
         run(ready)
-        child.state = State.finished
     except Pruned as pruned:
         child.state, child.error = State.pruned, str(pruned)
+        return pruned
     except Detached as detached:
         child.state, child.error, child.exit_code = State.detached, str(detached), detached.exit_code
+        return detached
     except (KeyboardInterrupt, Stopped) as stopped:
         child.state, child.error = State.stopped, str(stopped) or "interrupted"
-    except VideoliftError as error:
-        child.state, child.error, child.exit_code = State.failed, f"{type(error).__name__}: {error}", error.exit_code
+        return stopped
     except Exception as error:  # a defect in one child is no reason to lose the others
-        expected = as_expected(error)
-        known = expected or VideoliftError("".join(traceback.format_exception(error)).strip())
-        child.state, child.exit_code = State.failed, known.exit_code
-        child.error = f"{type(expected or error).__name__}: {expected or known}"
+        known = as_expected(error) or VideoliftError("".join(traceback.format_exception(error)).strip())
+        name = type(known if as_expected(error) else error).__name__
+        child.state, child.error, child.exit_code = State.failed, f"{name}: {known}", known.exit_code
+        return error
+    child.state = State.finished
+    return None

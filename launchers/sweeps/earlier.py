@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Container, Sequence
 from dataclasses import asdict, replace
@@ -50,10 +51,10 @@ def new_record(
         command=[redacted_text(text) for text in typed],
         experiment=config.tracking.experiment,
         metric=config.sweep.metric,
-        goal=config.sweep.goal,
+        goal=config.sweep.better,
         sampler=config.sweep.name,
         children=[] if sampled else children,
-        parts=parts_of(runs),
+        parts=parts_of(runs, _chosen_by(checked, config) if sampled else None),
         code=code,
         tags=dict(config.tags),
     )
@@ -97,17 +98,15 @@ def find(
     """
     wanted = new_record(checked, jobs, runs, typed, code=root.name)
     folder = folder_of(outputs.root, wanted.id)
-    as_it_was = os.environ.pop(AS_IT_WAS, None)
-    if as_it_was not in (None, wanted.id):
-        changed = _changed(folder_of(outputs.root, str(as_it_was)).load(), wanted)
+    started_for = os.environ.pop(AS_IT_WAS, None)
+    if started_for not in (None, wanted.id):
+        changed = _changed(folder_of(outputs.root, str(started_for)).load(), wanted)
         raise ConfigError(
-            f"sweep.resume=frozen: sweep {as_it_was} cannot go on as it was, because {changed} changed since; bring it "
-            "back, or say sweep.resume=new"
+            f"sweep.resume=frozen: sweep {started_for} cannot go on as it was, because {changed} changed since; bring "
+            "it back, or say sweep.resume=new"
         )
     if folder.record_file.is_file():
-        known = folder.load()
-        # What does not make it another sweep is as it is said now.
-        return replace(known, metric=wanted.metric, goal=wanted.goal, command=wanted.command, code=wanted.code)
+        return gone_on_with(folder.load(), wanted)
     other = next((record for _, record in all_sweeps(outputs.root) if _is_the_same_command(record, wanted)), None)
     resume = jobs[0].config.sweep.resume
     if other is None or resume is Resume.new:
@@ -127,6 +126,11 @@ def find(
     )
 
 
+def gone_on_with(known: SweepRecord, wanted: SweepRecord) -> SweepRecord:
+    """Return the record of a sweep that goes on: what does not make it another one is as it is said now."""
+    return replace(known, metric=wanted.metric, goal=wanted.goal, command=wanted.command, code=wanted.code)
+
+
 def _is_the_same_command(record: SweepRecord, wanted: SweepRecord) -> bool:
     if record.status is Status.FINISHED or record.sampler != wanted.sampler:
         return False
@@ -139,37 +143,49 @@ def _changed(before: SweepRecord, now: SweepRecord) -> str:
 
 
 def keep_builders(folder: SweepFolder, runs: Sequence[Prepared]) -> None:
-    """Keep users' own models with the sweep, so that it can go on as it was."""
+    """Keep users' own models with the sweep, once, so that it goes on with them whatever becomes of their files."""
+    if (folder.path / BUILDERS).is_dir():
+        return
     places = {}
+    partial = folder.path / f"{BUILDERS}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
     for run in runs:
         builder = run.planned["train"].builder if "train" in run.planned else {}
         if builder:
             digest = hashlib.sha256(repr(sorted(builder.items())).encode()).hexdigest()[:8]
             places[str(run.config.model.builder).rpartition(":")[0]] = digest
             for name, content in builder.items():
-                file = folder.path / BUILDERS / digest / name
+                file = partial / digest / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(content)
     if places:
-        (folder.path / BUILDERS / PLACES).write_text(json.dumps(places), encoding="utf-8")
+        (partial / PLACES).write_text(json.dumps(places), encoding="utf-8")
+        partial.rename(folder.path / BUILDERS)
 
 
-def with_frozen_builders(jobs: Sequence[Job], outputs: Outputs) -> list[Job]:
-    """Return the jobs with users' own models as they were, where the sweep is gone on with as it was."""
-    kept = folder_of(outputs.root, os.environ.get(AS_IT_WAS, "")).path / BUILDERS
-    if AS_IT_WAS not in os.environ or not (kept / PLACES).is_file():
+def with_kept_builders(jobs: Sequence[Job], folder: SweepFolder | None) -> list[Job]:
+    """Return jobs with users' own models as a sweep keeps them, where it does."""
+    if folder is None or not (folder.path / BUILDERS / PLACES).is_file():
         return list(jobs)
+    kept = folder.path / BUILDERS
     places: dict[str, str] = json.loads((kept / PLACES).read_text(encoding="utf-8"))
-    return [replace(job, config=_with_frozen_builder(job.config, places, kept)) for job in jobs]
+    return [replace(job, config=_with_kept_builder(job.config, places, kept)) for job in jobs]
 
 
-def _with_frozen_builder(config: Config, places: dict[str, str], kept: Path) -> Config:
+def as_it_was(outputs: Outputs) -> SweepFolder | None:
+    """Return the folder of the sweep that this process was started for, to go on with it as it was."""
+    sweep = os.environ.get(AS_IT_WAS)
+    return folder_of(outputs.root, sweep) if sweep else None
+
+
+def _with_kept_builder(config: Config, places: dict[str, str], kept: Path) -> Config:
     place, colon, function = (config.model.builder or "").rpartition(":")
     where = str(Path(place).expanduser().absolute()) if place.endswith(".py") else place
     if where not in places:
         return config
     folder = kept / places[where]
     if not place.endswith(".py"):
-        sys.path.insert(0, str(folder))  # where a package is looked for
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))  # where a package is looked for
         return config
     return replace(config, model=replace(config.model, builder=f"{folder / Path(place).name}{colon}{function}"))

@@ -41,13 +41,13 @@ def sweep_id(identities: Sequence[str], chosen_by: Any = None) -> str:
     return digest_of([*identities, chosen_by])[:ID_LENGTH]
 
 
-def parts_of(runs: Sequence[Prepared]) -> dict[str, str]:
+def parts_of(runs: Sequence[Prepared], chosen_by: Any = None) -> dict[str, str]:
     """Return the digests of what makes a sweep's identity, so that it can be told what has changed."""
     stages = {name: stage for run in runs for name, stage in run.planned.items()}
     code = {name: [source_digest(name), runs[0].backend.libraries(name)] for name in stages}
     builders = [stage.builder for run in runs for stage in run.planned.values()]
     return {
-        "settings": digest_of([settings_of(run) for run in runs]),
+        "settings": digest_of([*(settings_of(run) for run in runs), chosen_by]),
         "data": digest_of([run.manifest.digest for run in runs]),
         "source": digest_of([code, [{name: text.hex() for name, text in b.items()} for b in builders]]),
     }

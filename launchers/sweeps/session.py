@@ -15,7 +15,7 @@ from launchers.compose import check, told_apart
 from launchers.experiment import PLAIN_WIDTH, Place, close_dead
 from launchers.overrides import quote
 from launchers.preparing import make_ready
-from launchers.records import DETACHED, DETACHED_TAG, RunFolder, RunRecord, Status, is_detached
+from launchers.records import CHILD_TAG, DETACHED, DETACHED_TAG, SWEEP_TAG, RunFolder, RunRecord, Status, is_detached
 from launchers.redaction import redacted_text
 from launchers.running import Run
 from launchers.sweeps import earlier, planned
@@ -35,7 +35,6 @@ from videolift.events import Event
 if TYPE_CHECKING:
     from rich.console import Console
 
-SWEEP_TAG, CHILD_TAG = "videolift.sweep", "videolift.child"
 # Environment variables by which the jobs of other launchers, in processes of their own, know whose children they are.
 SWEEP, PARENT = "VIDEOLIFT_CHILD_OF", "VIDEOLIFT_PARENT"
 PARENT_INTERVAL_S = 5.0  # between two updates of the sweep's run while children end
@@ -65,7 +64,6 @@ class Session:
         self._console = console
         self._asked = asked
         self._outputs = asked.outputs
-        self._grid = [Ready(child, run) for child, run in zip(record.children, asked.runs, strict=False)]
         self._live: LiveTable | None = None
         self._parent: Parent | None = None
         self._told_parent = 0.0
@@ -79,7 +77,7 @@ class Session:
         for number, chosen in enumerate(overrides, first):
             jobs = self._asked.jobs
             if number < len(jobs) and list(jobs[number].overrides) == list(chosen):
-                found.append(self._grid[number])
+                found.append(Ready(self.record.children[number], self._asked.runs[number]))
             else:
                 found.append(self.make(chosen, told_apart(chosen, self._asked.checked.overrides), number))
         return found
@@ -90,7 +88,7 @@ class Session:
         Raises:
             VideoliftError: if its settings are wrong.
         """
-        jobs = earlier.with_frozen_builders(check(overrides, self._asked.sources).jobs, self._outputs)
+        jobs = earlier.with_kept_builders(check(overrides, self._asked.sources).jobs, self.folder)
         prepared = self._asked.preparing.prepare(planned.with_threads(jobs[0].config))
         identity = child_identity(prepared)
         known = (c for c in self.record.children if c.trial == trial and c.identity in (identity, ""))
@@ -163,10 +161,10 @@ class Session:
         )
 
     def _known_run(self, child: Child) -> str | None:
-        """Return the run that a child goes on with; one that was finished, or deleted, is not gone on with."""
+        """Return the run that a child goes on with: not one that was deleted, or is another sweep's by now."""
         if child.run is None or not self._outputs.run(child.run).record_file.is_file():
             return None
-        return child.run
+        return child.run if self._outputs.run(child.run).load().tags.get(SWEEP_TAG) == self.record.id else None
 
     def _watch(self, source: Source, child: Child, event: Event) -> None:
         if self._live is not None:
@@ -201,23 +199,28 @@ class Session:
         with self.folder.held() as mine:
             if not mine:
                 raise ConfigError(f"sweep: another process is working on {self.record.id}; wait for it or stop it")
-            self._find_runs()
-            self.record.status, self.record.ended = Status.RUNNING, None
-            self.record.tags.pop(DETACHED_TAG, None)
-            self.folder.save(self.record)
-            self._parent = Parent(self.config.tracking, self._outputs.root, self.folder)
-            self._parent.open(self.record)
-            _current = self
-            os.environ |= {SWEEP: self.record.id, PARENT: self.record.mlflow_run or ""}
+            if self.folder.record_file.is_file():  # another process may have worked on it until now
+                self.record = earlier.gone_on_with(self.folder.load(), self.record)
             try:
+                self._begin()
+                _current = self
                 yield
             except KeyboardInterrupt:
                 self._interrupted = True
                 raise
             finally:
                 _current = None
-                del os.environ[SWEEP], os.environ[PARENT]
                 self._end()
+
+    def _begin(self) -> None:
+        earlier.keep_builders(self.folder, self._asked.runs)
+        self._find_runs()
+        self.record.status, self.record.ended = Status.RUNNING, None
+        self.record.tags.pop(DETACHED_TAG, None)
+        self.folder.save(self.record)
+        self._parent = Parent(self.config.tracking, self._outputs.root, self.folder)
+        self._parent.open(self.record)
+        os.environ |= {SWEEP: self.record.id, PARENT: self.record.mlflow_run or ""}
 
     def _find_runs(self) -> None:
         """Find the runs of children that a launcher which died had begun, and what other launchers have run."""
@@ -229,13 +232,17 @@ class Session:
             if run.tags.get(SWEEP_TAG) == self.record.id and 0 <= number < len(self.record.children):
                 child = self.record.children[number]
                 child.run, child.mlflow_run = run.id, run.mlflow_run
-                if child.state not in DONE:
-                    child.state = State.detached if is_detached(run) else STATES[run.status]
+                found = State.detached if is_detached(run) else STATES[run.status]
+                # Why a child failed that has an unfinished run of an earlier session is known better than by its run.
+                if child.state not in DONE and (child.state is not State.failed or found is State.finished):
+                    child.state = found
                 if child.state is State.finished:
                     self._measure(child, run)
 
     def _end(self) -> None:
         record = self.record
+        for variable in (SWEEP, PARENT):
+            os.environ.pop(variable, None)
         self._find_runs()
         record.status = self._status()
         if record.status is Status.RUNNING:
@@ -296,5 +303,4 @@ def open_session(asked: Asked, root: Path, console: Console) -> Session:
     record = earlier.find(asked.checked, asked.jobs, runs, asked.typed, root, outputs)
     close_dead(console, outputs, config, but=record.id)
     folder = folder_of(outputs.root, record.id)
-    earlier.keep_builders(folder, runs)
     return Session(console, replace(asked, runs=runs), folder, record)

@@ -110,7 +110,7 @@ class Study:
     def best(self, number: int) -> float | None:
         """Return the best value that a running trial has reported."""
         values = self._running[number].values.values() if number in self._running else ()
-        return (max if self.sweep.goal is Goal.maximize else min)(values, default=None)
+        return (max if self.sweep.better is Goal.maximize else min)(values, default=None)
 
     def median(self, step: int) -> float | None:
         """Return the median of what finished trials had reached at a step; None where none has come so far."""
@@ -146,7 +146,7 @@ class Study:
         self._study = optuna.create_study(
             study_name=folder.name,
             storage=self._storage,
-            direction=self.sweep.goal.value,
+            direction=self.sweep.better.value,
             pruner=optuna.pruners.MedianPruner(
                 n_startup_trials=MEDIAN_OF,
                 n_warmup_steps=max(1, self.sweep.prune_after),  # step 0 is no epoch
