@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -168,7 +169,8 @@ class Parent:
             known.parent = run.id
             folder.save(known)
         if not known.synced and known.status is not Status.RUNNING:
-            sync(folder, self._tracking, self._outputs)
+            experiment = known.config.get("tracking", {}).get("experiment", self._tracking.experiment)
+            sync(folder, replace(self._tracking, experiment=experiment), self._outputs)
         child.mlflow_run = folder.load().mlflow_run
         if foreign and child.mlflow_run:
             self._client.set_tag(child.mlflow_run, "mlflow.parentRunId", run.id)

@@ -41,9 +41,9 @@ class ParentRun:
 
     def __init__(self, client: MlflowClient, experiment_id: str, record: SweepRecord) -> None:
         self.client = client
-        self._experiment = experiment_id
-        run = self._find(record)
-        self.id = self._create(record) if run is None else str(run.info.run_id)
+        run = self._known(record) or self._find(record, experiment_id)
+        self.id = self._create(record, experiment_id) if run is None else str(run.info.run_id)
+        self._experiment = experiment_id if run is None else str(run.info.experiment_id)
         there = client.get_run(self.id).data
         self._metrics, self._tags, self._params = dict(there.metrics), dict(there.tags), dict(there.params)
         self._step = max((m.step for m in client.get_metric_history(self.id, "finished")), default=-1)
@@ -96,20 +96,35 @@ class ParentRun:
         end_ms = int((record.ended or time.time()) * 1000)
         self.client.set_terminated(self.id, record.status.value, end_ms)
 
-    def _find(self, record: SweepRecord) -> Run | None:
+    def _known(self, record: SweepRecord) -> Run | None:
+        """Return the run that the record names, whichever experiment it is in; None where it is gone."""
+        from mlflow.exceptions import MlflowException
+
+        if record.mlflow_run is None:
+            return None
+        try:
+            run = self.client.get_run(record.mlflow_run)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        is_there = run.info.lifecycle_stage == "active" and run.data.tags.get(SWEEP_TAG) == record.id
+        return run if is_there else None
+
+    def _find(self, record: SweepRecord, experiment_id: str) -> Run | None:
         found = self.client.search_runs(
-            [self._experiment],
+            [experiment_id],
             f"tags.`{SWEEP_TAG}` = '{record.id}' AND tags.`{JOBS_TAG}` LIKE '%'",
-            max_results=10,
+            max_results=1,
             order_by=["attributes.start_time ASC"],
         )
-        return next((run for run in found if run.info.run_id == record.mlflow_run), found[0] if found else None)
+        return found[0] if found else None
 
-    def _create(self, record: SweepRecord) -> str:
+    def _create(self, record: SweepRecord, experiment_id: str) -> str:
         # The tags that it is found by come with the run: a launcher may be killed at any time.
         tags = {SWEEP_TAG: record.id, JOBS_TAG: str(len(record.children))}
         name = cut(redacted_text(record.name), MAX_NAME)
-        return str(self.client.create_run(self._experiment, int(record.created * 1000), tags, name).info.run_id)
+        return str(self.client.create_run(experiment_id, int(record.created * 1000), tags, name).info.run_id)
 
     def _write(self, metrics: dict[str, float], tags: dict[str, str]) -> None:
         from mlflow.entities import Metric, RunTag

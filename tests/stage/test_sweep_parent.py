@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import os
@@ -12,14 +13,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from rich.console import Console
 
-from launchers.config import Tracking
+from launchers.config import Config, Tracking
 from launchers.mlflow_store import tracking_uri
+from launchers.outputs import Outputs
 from launchers.records import Status
+from launchers.sweeps.dead import close_dead_sweeps
 from launchers.sweeps.parent import ui_address
 from launchers.sweeps.record import State
 from launchers.sweeps.results import best_command, to_csv
@@ -199,6 +204,61 @@ def test_a_sweep_that_is_only_closed_is_recorded(outputs: Path, caplog: pytest.L
     sweep.parent().close(sweep.record)
     assert only_parent(sweep).info.status == "KILLED"
     assert caplog.text == ""
+
+
+def left_by_its_launcher(outputs: Path, **fields: Any) -> FakeSweep:
+    """Return a sweep whose launcher was killed when one child was done and the next one ran."""
+    sweep = new_sweep(outputs, 3, **fields)
+    sweep.parent().open(sweep.record)
+    sweep.child(0, 0.5)
+    sweep.record.children[1].state = State.running
+    sweep.folder.save(sweep.record)
+    return sweep
+
+
+def close_all(sweep: FakeSweep, **tracking: Any) -> str:
+    console = Console(file=io.StringIO(), markup=False)
+    close_dead_sweeps(console, Outputs(sweep.outputs), Config(tracking=Tracking(**tracking)))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_dead_sweep_is_closed_where_it_is_recorded_by_a_command_of_another_experiment(outputs: Path) -> None:
+    sweep = left_by_its_launcher(outputs)
+    before = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in runs_of(sweep)}
+    assert f"sweep {sweep.record.id} was left" in close_all(sweep, experiment="another")
+    assert {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in runs_of(sweep)} == before
+    record = sweep.folder.load()
+    assert (only_parent(sweep).info.status, only_parent(sweep).info.run_id) == ("KILLED", record.mlflow_run)
+    assert record.status is Status.KILLED
+    assert [child.state.value for child in record.children] == ["finished", "stopped", "waiting"]
+    # It goes on below the run that it has.
+    going_on = FakeSweep(outputs, sweep.folder, record, Tracking(experiment="another"))
+    going_on.parent().open(record)
+    assert only_parent(sweep).info.run_id == record.mlflow_run
+
+
+@pytest.mark.parametrize("elsewhere", [{"enabled": False}, {"uri": f"http://me:{SECRET}@127.0.0.1:1"}])
+def test_a_dead_sweep_that_is_recorded_elsewhere_is_left_to_a_command_that_records_there(
+    elsewhere: dict[str, Any], outputs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep = left_by_its_launcher(outputs)
+    written = sweep.folder.record_file.read_bytes()
+    assert close_all(sweep, **elsewhere) == ""
+    assert sweep.folder.record_file.read_bytes() == written
+    assert f"recorded in {sweep.record.mlflow_uri}" in caplog.text and SECRET not in caplog.text
+    assert close_all(sweep)
+    assert only_parent(sweep).info.status == "KILLED"
+
+
+def test_a_dead_sweep_that_is_not_recorded_gets_no_run(outputs: Path) -> None:
+    sweep = left_by_its_launcher(outputs, tracking={"enabled": False})
+    run = sweep.runs[0]
+    run.record.config["tracking"] = {"enabled": False}
+    run.folder.save(run.record)
+    assert close_all(sweep)
+    assert sweep.folder.load().status is Status.KILLED
+    assert all("videolift.jobs" not in run.data.tags for run in runs_of(sweep))
 
 
 def test_a_detached_sweep_stays_open_until_it_is_gone_on_with(outputs: Path) -> None:
