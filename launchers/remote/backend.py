@@ -10,7 +10,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ from launchers.remote.preflight import find_job_problems, find_problems
 from launchers.remote.quotas import machines_of
 from launchers.remote.s3 import Location, is_s3, list_keys, read_bytes
 from launchers.remote.site import UNKNOWN_ACCOUNT, Site, find_site, unresolved_site
+from launchers.remote.state import State
 from launchers.remote.transfer import Sending, Transfer, finished_stage, megabytes
 from launchers.remote.watch import Watch
 from launchers.signals import pause
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 STOPPING_POLL_S = 2.0
+CREATING_S = 3.0  # until a job is there whose making was interrupted
 ISOLATED = (
     "backend.network_isolation: AWS's TensorFlow image may lack matplotlib or psutil, which take a network to be "
     "installed; with backend.train.mode=byoc our image has them"
@@ -63,6 +65,7 @@ class RemoteBackend:
         self._local = LocalBackend(config.backend, cache)
         self._data = Location.parse(str(config.data.root)) if is_s3(config.data.root) else None
         self._origins: dict[str, str | None] = {}
+        self._going_on: dict[str, bool] = {}  # whether a job computes, or has computed, what was left to it
         self._notes: list[str] = []
 
     # What is known without asking AWS
@@ -89,7 +92,7 @@ class RemoteBackend:
         return expected
 
     def cost(self, stages: Mapping[str, Collection[str]]) -> Described | None:
-        jobs = self._jobs_to_start(stages)
+        jobs = self._jobs_to_start(stages, self._is_maybe_left)
         return _described_cost(self._estimate(jobs)) if jobs else None
 
     def environments(self, stages: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -121,7 +124,7 @@ class RemoteBackend:
             console.print(f"note: {note}", style="yellow", soft_wrap=True)
 
     def make_ready(self, stages: Mapping[str, Collection[str]], console: Console, *, at_once: int = 1) -> None:
-        jobs = self._jobs_to_start(stages)
+        jobs = self._jobs_to_start(stages, self._is_left)
         account, region = self._aws.account, self._aws.region
         purposes = dict.fromkeys(PURPOSES[name] for name in stages if KINDS[name] in jobs and not self._is_local(name))
         images = {purpose: image_of(self._settings, purpose, region, account) for purpose in purposes}
@@ -134,18 +137,39 @@ class RemoteBackend:
         if found.problems:
             raise ConfigError("\n".join(found.problems))
 
-    def _jobs_to_start(self, stages: Mapping[str, Collection[str]]) -> dict[Kind, int]:
+    def _jobs_to_start(self, stages: Mapping[str, Collection[str]], is_left: Callable[[str], bool]) -> dict[Kind, int]:
         """Return how many jobs of each kind stages take, by name and id; those of one run and kind share one."""
         found: dict[Kind, int] = {}
         for name, ids in stages.items():
-            count = 0 if self._is_local(name) else sum(not self._has_job(one) for one in set(ids))
+            count = 0 if self._is_local(name) else sum(not is_left(one) for one in set(ids))
             if count:
                 found[KINDS[name]] = max(count, found.get(KINDS[name], 0))
         return found
 
-    def _has_job(self, stage_id: str) -> bool:
-        """Tell whether a stage was left to a job, which has all that it needs."""
-        return read_handle(self._cache.partial_path(stage_id)) is not None
+    def _is_left(self, stage_id: str) -> bool:
+        """Tell whether a stage was left to a job, which has all that it needs, and will be followed."""
+        handle = self._handle_of(stage_id)
+        if handle is None:
+            return False
+        if handle.job not in self._going_on:
+            self._going_on[handle.job] = self._goes_on(handle)
+        return self._going_on[handle.job]
+
+    def _is_maybe_left(self, stage_id: str) -> bool:
+        try:
+            return self._handle_of(stage_id) is not None and self._is_resolved and self._is_left(stage_id)
+        except AwsError:  # then it may have to be computed
+            return False
+
+    def _handle_of(self, stage_id: str) -> Handle | None:
+        return read_handle(self._cache.partial_path(stage_id))
+
+    def _goes_on(self, handle: Handle) -> bool:
+        """Tell whether a job will be followed; in place of one that is stopping another one will be started."""
+        if not self._is_mine(handle):
+            return True  # elsewhere, where it is not followed from here, nor is another one started
+        found = state.describe(self._aws.client("sagemaker"), handle.kind, handle.job)
+        return found is not None and found.status in (state.IN_PROGRESS, state.COMPLETED)
 
     def _estimate(self, jobs: Mapping[Kind, int]) -> Estimate:
         return most_it_can_cost(self._settings, self._aws.region, jobs)
@@ -205,15 +229,18 @@ class RemoteBackend:
             self._transfer.send(sending, console)
         ids = {stage.plan.stage: stage.plan.id for stage in stages}
         handle = Handle(order.name, order.kind, self._aws.region, self._site.account, ids)
-        handle.save([stage.folder for stage in stages])  # first: after a crash the job is looked for
         job = RemoteJob(self._aws, self._watch, handle, stages)
         try:
+            handle.save([stage.folder for stage in stages])  # first: after a crash the job is looked for
             self._create(order)
         except KeyboardInterrupt:
             if not self._is_there(handle):
+                pause(CREATING_S)  # what was asked for may be under way
+            if not self._is_there(handle):
+                job.forget()
                 raise
             if self._settings.on_interrupt is OnInterrupt.stop:
-                job.stop(0)
+                job.close()
                 raise
             raise LostTouch(f"interrupted when job {handle.job} had just been submitted; it goes on") from None
         except AwsError:
@@ -253,9 +280,7 @@ class RemoteBackend:
             return f"job {handle.job}, as far as is known ({error})"
         if found is None or found.ended:
             return None
-        word = handle.kind.value
-        stop = f"aws sagemaker stop-{word}-job --{word}-job-name {handle.job} --region {handle.region}"
-        return f"job {handle.job} ({stop} stops it)"
+        return f"job {handle.job} ({handle.stop_command} stops it)"
 
     def _is_mine(self, handle: Handle) -> bool:
         return (handle.region, handle.account) == (self._aws.region, self._aws.account)
@@ -265,10 +290,22 @@ class RemoteBackend:
         handle = read_handle(stages[0].folder.path)
         if handle is None:
             return None
+        try:
+            found = self._found(handle, stages[0], console)
+        except AwsError as error:
+            raise LostTouch(f"whether job {handle.job} goes on is not known: {error}") from error
+        if found is None or found.status in ("Failed", "Stopped"):
+            return None
+        console.print(f"job {handle.job} is at it already: {found.status}", soft_wrap=True)
+        covered = [stage for stage in stages if handle.stages.get(stage.plan.stage) == stage.plan.id]
+        return RemoteJob(self._aws, self._watch, handle, covered)
+
+    def _found(self, handle: Handle, stage: Stage, console: Console) -> State | None:
+        """Return how far the job that a stage was left to is, once it is not stopping any more; None: unknown."""
         if not self._is_mine(handle):
             raise ConfigError(
                 f"job {handle.job} in {handle.region} of account {handle.account} was left to compute this; say "
-                f"backend.region={handle.region} to follow it, or stop it and delete {stages[0].folder.path / HANDLE}"
+                f"backend.region={handle.region} to follow it, or stop it and delete {stage.folder.path / HANDLE}"
             )
         client = self._aws.client("sagemaker")
         found = state.describe(client, handle.kind, handle.job)
@@ -276,11 +313,7 @@ class RemoteBackend:
             console.print(f"waiting until job {handle.job} has stopped", soft_wrap=True)
             pause(STOPPING_POLL_S)
             found = state.describe(client, handle.kind, handle.job)
-        if found is None or found.status in ("Failed", "Stopped"):
-            return None
-        console.print(f"job {handle.job} is at it already: {found.status}", soft_wrap=True)
-        covered = [stage for stage in stages if handle.stages.get(stage.plan.stage) == stage.plan.id]
-        return RemoteJob(self._aws, self._watch, handle, covered)
+        return found
 
     def _order(self, stages: Sequence[Stage], name: str, site: Site) -> Order:
         return make_order(stages, name, site, self._settings, self._cache, data=self._data, others=self._others)

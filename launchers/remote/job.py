@@ -23,6 +23,7 @@ from launchers.remote.download import download_file, download_prefix
 from launchers.remote.s3 import Location, exists
 from launchers.remote.state import State
 from launchers.remote.watch import Watch, Watched, is_transient
+from launchers.signals import pause
 from videolift.entry import SIGNALLED, STOPPED_EXIT_CODE
 from videolift.errors import StageError, VideoliftError
 from videolift.events import PREFIX, Event, Events, parse, read
@@ -32,6 +33,7 @@ SERVICE = "service"  # what stands in place of a host for what SageMaker itself 
 FETCHED = ".fetched-"  # begins the name of a folder beside it, until all has arrived
 QUIET_S = 10.0  # without a line, after which an ended job is taken to have said everything
 UNKNOWN_EXIT_CODE = 1
+STOP_AGAIN_S = (2.0, 5.0, 15.0)  # pauses between tries to stop a job, each of which has tries of botocore's own
 GONE = {"NoSuchKey", "404"}
 
 
@@ -52,6 +54,12 @@ class Handle:
             temporary = folder.path / f"{HANDLE}.{os.getpid()}.tmp"
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(folder.path / HANDLE)
+
+    @property
+    def stop_command(self) -> str:
+        """Return what a person types to stop it."""
+        word = self.kind.value
+        return f"aws sagemaker stop-{word}-job --{word}-job-name {self.job} --region {self.region}"
 
 
 def read_handle(folder: Path) -> Handle | None:
@@ -87,7 +95,7 @@ class RemoteJob:
             while self._state is None or not self._state.ended:
                 yield from self._new()
             yield from self._rest()
-        if self._state.status == "Completed" and not self._collected:
+        if self._state.status == state.COMPLETED and not self._collected:
             yield self._say("bringing the results back")
             try:
                 self._collect(self._state)
@@ -202,7 +210,7 @@ class RemoteJob:
         assert found is not None and found.ended
         bad = sorted((e for e in self._ends.values() if e["exit_code"]), key=lambda e: float(e["time"]))
         told = [self._end(str(e["host"]), int(e["exit_code"]), str(e["reason"])) for e in bad]
-        if found.status == "Completed":
+        if found.status == state.COMPLETED:
             return told
         if found.status == "Stopped" and (ran_out := self._ran_out(found)):
             return [HostEnd(SERVICE, StageError.exit_code, *ran_out)]
@@ -326,13 +334,30 @@ class RemoteJob:
         """Leave nothing running, and forget the job where no other run can get anything from it.
 
         That of a finished stage is kept: its results may still have to be put to use, and it says whose they are.
+
+        Raises:
+            LostTouch: if it cannot be stopped.
         """
         found = self._state
         if found is None or not found.ended:
-            self.stop(0)
-        elif found.status != "Completed" or self._collected:
+            self._stop_patiently()
+        elif found.status != state.COMPLETED or self._collected:
             finished = {stage.plan.id for stage in self.finished}
             self._forget([stage for stage in self.stages if stage.plan.id not in finished])
+
+    def _stop_patiently(self) -> None:
+        """Stop it, although the service may not answer for a while: it is billed until then."""
+        for wait_s in (*STOP_AGAIN_S, None):
+            try:
+                self.stop(0)
+                return
+            except AwsError as error:
+                if wait_s is None or not is_transient(error):
+                    raise LostTouch(
+                        f"job {self._handle.job} could not be stopped, goes on and is billed: {error}\n"
+                        f"  stop it with: {self._handle.stop_command}"
+                    ) from error
+                pause(wait_s)
 
     def forget(self) -> None:
         """Keep nothing of a job that was never made."""

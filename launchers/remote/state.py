@@ -19,8 +19,8 @@ from typing import Any
 from launchers.remote.aws import AwsError, explained
 from videolift.workspace import Kind
 
-IN_PROGRESS, STOPPING = "InProgress", "Stopping"
-ENDED = {"Completed", "Failed", "Stopped"}
+IN_PROGRESS, STOPPING, COMPLETED = "InProgress", "Stopping", "Completed"
+ENDED = {COMPLETED, "Failed", "Stopped"}
 EXIT_CODE = re.compile(r"exit code:? (\d+)", re.IGNORECASE)
 WORDS = {Kind.training: "TrainingJob", Kind.processing: "ProcessingJob"}
 RUNNING = {"Training", "Processing"}  # steps in which a job's program runs

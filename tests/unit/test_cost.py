@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launchers.cache import Cache, StageFolder
+from launchers.cache import Cache
 from launchers.config import Backend, Config, PreprocessJob, TrainJob, Where
 from launchers.remote import cost, instances, partition
 from launchers.remote.backend import RemoteBackend
 from launchers.remote.cost import Estimate, Price, cost_problem, dollars, most_it_can_cost
-from launchers.remote.job import Handle
 from videolift.workspace import Kind
 
 JOBS = {Kind.processing: 1, Kind.training: 1}
@@ -161,16 +160,10 @@ def test_a_single_run_is_told_as_ever(tmp_path: Path) -> None:
     assert [row[0] for row in found.rows[1:]] == ["processing", "training"]
 
 
-def test_what_runs_here_or_has_a_job_already_costs_nothing(tmp_path: Path) -> None:
+def test_what_runs_here_costs_nothing(tmp_path: Path) -> None:
     settings = backend(region="us-east-1", price_per_hour=1.0, preprocess=PreprocessJob(where=Where.local))
     here = of_a_sweep(tmp_path, settings)
     assert here.cost({"preprocess": STAGES["preprocess"]}) is None
-    folder = StageFolder(Cache(tmp_path).partial("train-0"), Kind.training)
-    Handle("videolift-train-0", Kind.training, "us-east-1", "123456789012", {"train": "train-0"}).save([folder])
-    found = here.cost({"preprocess": STAGES["preprocess"], "train": ["train-0", "train-1", "train-2"]})
-    assert found is not None
-    assert [row[0] for row in found.rows[1:]] == ["2 x training"]
-    assert here.cost({"train": ["train-0"]}) is None
 
 
 def test_too_dear_a_sweep_may_be_made_smaller() -> None:
