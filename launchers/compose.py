@@ -73,6 +73,7 @@ class Checked:
     jobs: list[Job]  # with a sampler: one, without what is chosen for each trial
     space: Space | None = None  # what a sampler chooses from
     corners: list[Job] = field(default_factory=list)  # trials at the edges of the space
+    is_grid: bool = True  # whether the jobs are all there are; False where a sweeper chooses them as it goes
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def check(
     lines = [_with_file(mistake, origins, groups) for mistake in found]
     in_files = [m for file, package, content in files for m in schema.check_value(file, package, content)]
     lines += [f"{mistake.where}: {mistake.what}" for mistake in in_files]
-    checked = Checked(quoted, [])
+    checked = Checked(quoted, [], is_grid=request.sweeper is None or request.sweeper in GRIDS)
     if values and not in_files:
         jobs, problems = _compose_jobs(request)
         checked = replace(checked, jobs=jobs)
@@ -295,7 +296,7 @@ def _compose_jobs(request: _Request) -> tuple[list[Job], list[str]]:
         jobs.append(Job(label, config, tuple(overrides), _parameters(swept)))
         for problem in config_problems(config):
             problems.setdefault(problem, []).append(label)
-    return jobs, [text + _in_jobs(labels, len(request.grid)) for text, labels in problems.items()]
+    return jobs, [text + in_jobs(labels, len(request.grid)) for text, labels in problems.items()]
 
 
 def told_apart(overrides: Sequence[str], common: Sequence[str]) -> dict[str, str]:
@@ -312,7 +313,8 @@ def _plain(value: Any) -> str:
     return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else schema.shown(value)
 
 
-def _in_jobs(labels: list[str], job_count: int) -> str:
+def in_jobs(labels: Sequence[str], job_count: int) -> str:
+    """Return which jobs make a mistake, to be said behind it; nothing where all do."""
     if len(labels) == job_count:
         return ""
     more = f"; and {len(labels) - SHOWN_JOBS} more" if len(labels) > SHOWN_JOBS else ""

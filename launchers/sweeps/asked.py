@@ -51,6 +51,9 @@ class Asked:
         """Print the table before a sweep."""
         title = f"sweep {record.id}: {record.name}"
         space = self.checked.space
+        if not self.checked.is_grid and space is None:
+            console.print(f"{title}: children as Hydra's sweeper chooses them, each checked when it is", soft_wrap=True)
+            return
         if space is None:
             found = planned.overview(self.jobs, self.runs, self.outputs, record)
             print_plan(console, title, found.rows, found.shared, planned.costs(self.runs, self.wanted))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from launchers.base import Described
-from launchers.compose import Job
+from launchers.compose import Job, in_jobs
 from launchers.config import Config
 from launchers.machine import usable_cores
 from launchers.outputs import Outputs
@@ -19,7 +19,6 @@ from videolift.errors import ConfigError, VideoliftError
 if TYPE_CHECKING:
     from launchers.sweeps.record import SweepRecord
 
-SHOWN_JOBS = 3  # behind a mistake that only some make
 COMMON = ("action", "outputs", "sweep", "tracking")  # settings that a sweep has once
 ON_THIS_MACHINE = ("local", "sagemaker-local")
 
@@ -65,16 +64,9 @@ def prepare_all(jobs: Sequence[Job], preparing: Preparing, outputs: Outputs) -> 
             first = first or error
             problems.setdefault(str(error), []).append(job.label)
     if first is not None:
-        lines = [text + _in_jobs(labels, len(jobs)) for text, labels in problems.items()]
+        lines = [text + in_jobs(labels, len(jobs)) for text, labels in problems.items()]
         raise type(first)("\n".join(lines))
     return prepared
-
-
-def _in_jobs(labels: Sequence[str], job_count: int) -> str:
-    if len(labels) == job_count:
-        return ""
-    more = f"; and {len(labels) - SHOWN_JOBS} more" if len(labels) > SHOWN_JOBS else ""
-    return f" [{'; '.join(labels[:SHOWN_JOBS])}{more}]"
 
 
 def of_trials(edges: Sequence[Prepared], trials: int, outputs: Outputs) -> Wanted:

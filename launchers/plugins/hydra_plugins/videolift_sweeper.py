@@ -6,8 +6,7 @@ Hydra takes plugins from the package ``hydra_plugins`` only, which is spread ove
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl  # bounded by hydra-core <1.4
@@ -64,6 +63,7 @@ def run_in_batches(
 ) -> None:
     """Run trials by a launcher that knows nothing of children, and tells how they ended when all of a batch have."""
     from launchers.config import OnFailure
+    from launchers.sweeps.others import in_a_row
     from launchers.sweeps.record import State
     from launchers.sweeps.study import StudySource
 
@@ -76,7 +76,9 @@ def run_in_batches(
 
     source = StudySource(study, remembered, record)
     while batch := [ready.child for ready in iter(source.next, None)]:
-        for children in _in_a_row(batch):
+        children_of = {child.number: child for child in batch}
+        for row in in_a_row(sorted(children_of)):
+            children = [children_of[number] for number in row]
             save(record)
             jobs = [overrides[child.number] for child in children]
             returns = launcher.launch(jobs, initial_job_idx=children[0].number)
@@ -87,13 +89,6 @@ def run_in_batches(
             stops = study.sweep.on_failure is OnFailure["stop"]
             if stops and any(child.state is State.failed for child in children):
                 return
-
-
-def _in_a_row(batch: Sequence[Child]) -> Iterator[list[Child]]:
-    """Cut children where their numbers leap: a launcher counts its jobs on from the first one's."""
-    ordered = enumerate(sorted(batch, key=lambda child: child.number))
-    for _, group in groupby(ordered, lambda place: place[1].number - place[0]):
-        yield [child for _, child in group]
 
 
 def _note_end(child: Child, returned: JobReturn) -> None:
