@@ -65,6 +65,7 @@ class Described:
     title: str
     rows: Sequence[Sequence[str]]  # a table, its head first
     text: str
+    usd: float | None = None  # of a cost: the sum; None where a price is not known
 
 
 @dataclass(frozen=True)

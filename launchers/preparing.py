@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launchers.base import Backend
+from launchers.base import Backend, Described
 from launchers.cache import Cache
 from launchers.checksums import open_checksums
 from launchers.config import Action, Config, Parity
@@ -23,6 +25,7 @@ from launchers.parity import Table, differences, parity_table
 from launchers.planning import PlannedStage, finished_stages, plan_stages, planned_names
 from launchers.remote.aws import Aws
 from launchers.remote.backend import RemoteBackend
+from launchers.remote.cost import cost_problem
 from launchers.remote.s3 import Location, is_s3
 from launchers.remote.s3_data import Shadow, shadow
 from videolift.errors import ConfigError, DataError, StageError
@@ -146,18 +149,61 @@ def make_ready(
         wanted: returns what has to be computed for runs of one backend; None: what is not finished.
 
     Raises:
-        ConfigError: if that cannot be made, or holds other libraries than here and ``backend.parity`` is strict.
+        ConfigError: if that cannot be made, holds other libraries than here and ``backend.parity`` is strict, or may
+            cost more than ``backend.max_cost``.
     """
+    wanted = wanted or partial(to_be_computed, outputs=outputs)
+    _refuse_too_dear(runs, wanted)
     parities = {}
-    for backend in {id(run.backend): run.backend for run in runs}.values():
-        mine = [run for run in runs if run.backend is backend]
-        stages = wanted(mine) if wanted is not None else to_be_computed(mine, outputs)
+    for backend, mine in _by_backend(runs):
+        stages = wanted(mine)
         backend.make_ready(stages, console, at_once=at_once)
         parities[id(backend)] = _parity(backend, list(stages), mine[0].config.backend.parity)
     return [
         replace(run, planned=_plan(run.config, run.backend, run.manifest), parity=parities[id(run.backend)])
         for run in runs
     ]
+
+
+def _by_backend(runs: Sequence[Prepared]) -> list[tuple[Backend, list[Prepared]]]:
+    backends = {id(run.backend): run.backend for run in runs}
+    return [(backend, [run for run in runs if run.backend is backend]) for backend in backends.values()]
+
+
+def _refuse_too_dear(runs: Sequence[Prepared], wanted: Callable[[Sequence[Prepared]], Wanted]) -> None:
+    """Raise ConfigError where all runs together may cost more than any of them allows."""
+    limits = [limit for run in runs if (limit := run.config.backend.max_cost) is not None]
+    if limits and (problem := cost_problem(min(limits), costs(runs, wanted), several=len(runs) > 1)):
+        raise ConfigError(problem)
+
+
+def costs(runs: Sequence[Prepared], wanted: Callable[[Sequence[Prepared]], Wanted]) -> list[Described]:
+    """Return the most that runs can cost, on each backend where they cost anything.
+
+    What runs on several backends need is computed on one of them only, maybe on the dearest: there it is counted.
+    """
+    backends = [(backend, wanted(mine)) for backend, mine in _by_backend(runs)]
+    needs: dict[tuple[str, str], list[Backend]] = {}  # by name and id of a stage
+    for backend, stages in backends:
+        for name, ids in stages.items():
+            for one in ids:
+                needs.setdefault((name, one), []).append(backend)
+    counted = {
+        stage: max(those, key=partial(_cost_of, stage)) if len(those) > 1 else those[0]
+        for stage, those in needs.items()
+    }
+    found = []
+    for backend, stages in backends:
+        mine = {name: [one for one in ids if counted[name, one] is backend] for name, ids in stages.items()}
+        found.append(backend.cost(mine))
+    return [one for one in found if one is not None]
+
+
+def _cost_of(stage: tuple[str, str], backend: Backend) -> float:
+    """Return what one stage, by name and id, can cost; one whose price is not known is the dearest."""
+    name, stage_id = stage
+    cost = backend.cost({name: [stage_id]})
+    return 0.0 if cost is None else math.inf if cost.usd is None else cost.usd
 
 
 def to_be_computed(runs: Sequence[Prepared], outputs: Outputs) -> Wanted:

@@ -23,7 +23,7 @@ from launchers.local import LocalBackend
 from launchers.planning import KINDS
 from launchers.remote import partition, requests, state
 from launchers.remote.aws import Aws, AwsError, explained
-from launchers.remote.cost import COLUMNS, Estimate, cost_problem, most_it_can_cost
+from launchers.remote.cost import COLUMNS, Estimate, most_it_can_cost
 from launchers.remote.instances import precision_of
 from launchers.remote.job import Handle, RemoteJob, read_handle
 from launchers.remote.orders import Order, image_of, job_name, make_order
@@ -132,8 +132,6 @@ class RemoteBackend:
         found = find_job_problems(self._aws, machines, images)
         for note in found.notes:
             console.print(f"note: {note}", style="yellow", soft_wrap=True)
-        if problem := cost_problem(self._settings, self._estimate(jobs)):
-            found.problems.append(problem)
         if found.problems:
             raise ConfigError("\n".join(found.problems))
 
@@ -362,4 +360,4 @@ class RemoteBackend:
 
 
 def _described_cost(estimate: Estimate) -> Described:
-    return Described("cost", [COLUMNS, *(job.row() for job in estimate.jobs)], estimate.summary())
+    return Described("cost", [COLUMNS, *(job.row() for job in estimate.jobs)], estimate.summary(), estimate.usd)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from launchers.base import Described
 from launchers.config import Backend
 from videolift.workspace import Kind
 
@@ -109,21 +110,23 @@ def most_it_can_cost(backend: Backend, region: str, jobs: Mapping[Kind, int], pr
     return Estimate(region, tuple(_cost_of(backend, region, kind, count, found) for kind, count in jobs.items()))
 
 
-def cost_problem(backend: Backend, estimate: Estimate) -> str | None:
-    """Return why a run must not be submitted, None where ``backend.max_cost`` allows it or is not set."""
-    if backend.max_cost is None or not estimate.jobs:
+def cost_problem(limit: float, costs: Sequence[Described], *, several: bool) -> str | None:
+    """Return why nothing must be submitted, None where ``backend.max_cost`` allows it.
+
+    Args:
+        costs: of all that is going to run.
+        several: it is more than one run.
+    """
+    known = [cost.usd for cost in costs if cost.usd is not None]
+    if len(known) < len(costs):
+        texts = dict.fromkeys(cost.text for cost in costs if cost.usd is None)
+        return f"backend.max_cost: what the jobs can cost is {'; '.join(texts)}, or leave backend.max_cost out"
+    usd = sum(known)
+    if usd <= limit:
         return None
-    if estimate.usd is None:
-        return (
-            f"backend.max_cost: the price of {', '.join(estimate.unknown())} in {estimate.region} is not known; say it "
-            "with backend.price_per_hour=USD, or leave backend.max_cost out"
-        )
-    if estimate.usd <= backend.max_cost:
-        return None
-    several = any(job.count > 1 for job in estimate.jobs)
     fewer = ", choose fewer values or trials" if several else ""
     return (
-        f"backend.max_cost: the jobs can cost {dollars(estimate.usd)} USD, more than {backend.max_cost:g}; lower "
+        f"backend.max_cost: the jobs can cost {dollars(usd)} USD, more than {limit:g}; lower "
         f"backend.<stage>.max_run_s or instance_count{fewer}, or raise backend.max_cost"
     )
 

@@ -7,11 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launchers.base import Described
 from launchers.cache import Cache
 from launchers.config import Backend, Config, PreprocessJob, TrainJob, Where
-from launchers.remote import cost, instances, partition
+from launchers.remote import instances, partition
 from launchers.remote.backend import RemoteBackend
-from launchers.remote.cost import Estimate, Price, cost_problem, dollars, most_it_can_cost
+from launchers.remote.cost import (
+    COLUMNS,
+    Estimate,
+    Price,
+    cost_problem,
+    dollars,
+    known_prices,
+    most_it_can_cost,
+)
+from launchers.remote.cost import (
+    PRICES as PRICE_LIST,
+)
 from videolift.workspace import Kind
 
 JOBS = {Kind.processing: 1, Kind.training: 1}
@@ -52,10 +64,9 @@ def test_waiting_for_spare_capacity_costs_nothing_and_keeping_warm_does() -> Non
 def test_only_jobs_that_run_cost() -> None:
     assert most_it_can_cost(backend(), "us-east-1", {Kind.training: 1}, PRICES).usd == 1.0
     assert most_it_can_cost(backend(), "us-east-1", {Kind.training: 2}, PRICES).usd == 2.0
-    nothing = most_it_can_cost(backend(max_cost=1), "us-east-1", {}, PRICES)
+    nothing = most_it_can_cost(backend(), "us-east-1", {}, PRICES)
     assert nothing.usd == 0
     assert nothing.summary() == "no job, no cost"
-    assert cost_problem(backend(max_cost=1), nothing) is None
 
 
 @pytest.mark.parametrize("region", ["eu-west-1", "cn-north-1"])
@@ -81,22 +92,23 @@ def test_an_own_price_beats_the_list() -> None:
     assert {job.row()[5] for job in found.jobs} == {"backend.price_per_hour"}
 
 
-def test_a_limit_refuses_what_may_cost_more() -> None:
-    limited = backend(max_cost=3.99)
-    problem = cost_problem(limited, estimate(limited))
+def cost(usd: float | None) -> Described:
+    return Described("cost", (), "unknown: no price of ml.g5.xlarge" if usd is None else "at most", usd)
+
+
+def test_a_limit_refuses_what_may_cost_more_together() -> None:
+    problem = cost_problem(3.99, [cost(3.0), cost(1.0)], several=False)
     assert problem is not None
     assert problem.startswith("backend.max_cost: the jobs can cost 4.00 USD, more than 3.99")
-    assert cost_problem(backend(max_cost=4), estimate(limited)) is None
-    assert cost_problem(backend(), estimate(limited)) is None
+    assert "fewer" not in problem
+    assert cost_problem(4, [cost(3.0), cost(1.0)], several=True) is None
+    assert cost_problem(1, [], several=True) is None
 
 
 def test_a_limit_refuses_what_is_not_known() -> None:
-    limited = backend(max_cost=1000)
-    problem = cost_problem(limited, estimate(limited, "cn-north-1"))
+    problem = cost_problem(1000, [cost(1.0), cost(None)], several=False)
     assert problem is not None
-    assert "ml.g5.xlarge for training in cn-north-1 is not known" in problem
-    assert "backend.price_per_hour" in problem
-    assert cost_problem(backend(), estimate(limited, "cn-north-1")) is None
+    assert "unknown: no price of ml.g5.xlarge, or leave backend.max_cost out" in problem
 
 
 @given(cents=st.integers(0, 10**9))
@@ -112,13 +124,13 @@ def test_an_amount_never_looks_smaller_than_it_is(usd: float) -> None:
 
 def test_a_row_fits_the_columns() -> None:
     for job in estimate(backend()).jobs:
-        assert len(job.row()) == len(cost.COLUMNS)
+        assert len(job.row()) == len(COLUMNS)
 
 
 def test_every_price_in_the_list_is_of_something_and_says_where_it_was_read() -> None:
-    with cost.PRICES.open(encoding="utf-8", newline="") as lines:
+    with PRICE_LIST.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
-    assert len(cost.known_prices()) == len(rows), "no price twice"
+    assert len(known_prices()) == len(rows), "no price twice"
     for row in rows:
         assert partition.region_problem(row["region"]) is None
         assert instances.type_problem(Kind(row["component"]), row["instance_type"]) is None
@@ -150,6 +162,7 @@ def test_a_sweep_costs_all_its_jobs(tmp_path: Path) -> None:
     assert [row[0] for row in found.rows[1:]] == ["2 x processing", "13 x training"]
     assert [row[4] for row in found.rows[1:]] == ["12.00", "6.50"]
     assert found.text.startswith("at most 18.50 USD")
+    assert found.usd == 18.5
 
 
 def test_a_single_run_is_told_as_ever(tmp_path: Path) -> None:
@@ -167,6 +180,6 @@ def test_what_runs_here_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_too_dear_a_sweep_may_be_made_smaller() -> None:
-    problem = cost_problem(backend(max_cost=3.0), most_it_can_cost(backend(), "us-east-1", {Kind.training: 4}, PRICES))
+    problem = cost_problem(3.0, [cost(4.0)], several=True)
     assert problem is not None
     assert "can cost 4.00 USD" in problem and "fewer values or trials" in problem
