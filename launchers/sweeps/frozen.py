@@ -16,7 +16,8 @@ from launchers import provenance
 
 PARTS = ("run.py", "conf", "src", "launchers")
 LINKED = Path("launchers/images/wheels")  # may hold gigabytes; an image's id does not depend on them
-LEFT_OUT = {"__pycache__", ".mypy_cache", ".ruff_cache"}
+CACHES = "__pycache__"
+OF_EDITORS = ("*~", "*.swp", "#*#")  # backups, and what is not saved yet
 DIGEST_LENGTH = 12  # hex digits
 FOLDER = "code"  # below outputs
 
@@ -26,13 +27,18 @@ def is_frozen(root: Path) -> bool:
     return (root / provenance.TAGS_FILE).is_file()
 
 
-def freeze(root: Path, outputs: Path) -> Path:
+def freeze(root: Path, outputs: Path, config_path: str = "conf") -> Path:
     """Copy the program, unless this very version was copied before, and return where it is.
+
+    Args:
+        root: absolute.
+        config_path: what Hydra is given as ``--config-path``; copied, too, where it is a folder of the repository.
 
     Raises:
         OSError: if it cannot be written.
     """
-    files = {path.relative_to(root).as_posix(): path.read_bytes() for path in _files(root)}
+    paths = dict.fromkeys([*_files(root), *_configurations(root, config_path)])
+    files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
     digest = hashlib.sha256()
     for name, content in files.items():
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
@@ -72,8 +78,25 @@ def _files(root: Path) -> Iterator[Path]:
     for part in PARTS:
         if (root / part).is_file():
             yield root / part
-            continue
-        for folder, folders, names in os.walk(root / part):
-            inside = Path(folder)
-            folders[:] = sorted(f for f in folders if f not in LEFT_OUT and (inside / f).relative_to(root) != LINKED)
-            yield from (inside / name for name in sorted(names))
+        else:
+            yield from _below(root / part, root)
+
+
+def _configurations(root: Path, config_path: str) -> Iterator[Path]:
+    """Yield the files of a folder of ours that configurations are read from."""
+    folder = Path(os.path.abspath(root / config_path))  # noqa: PTH100 - resolves .., and no links
+    if not config_path.startswith("pkg://") and folder != root and folder.is_relative_to(root):
+        yield from (file for file in _below(folder, root) if file.suffix == ".yaml")
+
+
+def _below(top: Path, root: Path) -> Iterator[Path]:
+    """Yield the files of a folder, in the same order everywhere, without what editors and caches leave."""
+    for folder, folders, names in os.walk(top):
+        inside = Path(folder)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and name != CACHES and (inside / name).relative_to(root) != LINKED
+        )
+        files = (inside / name for name in sorted(names) if not name.startswith("."))
+        yield from (file for file in files if file.is_file() and not any(map(file.match, OF_EDITORS)))
