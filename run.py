@@ -105,7 +105,8 @@ def _sweep(argv: list[str], typed: list[str], checked: Checked, sources: Sources
             asked.plan_only(asked.prepare(checked, typed, sources, console), console)
             return 0
         if not frozen.is_frozen(HERE):
-            frozen.run_from(frozen.freeze(HERE, Path(config.outputs).expanduser().resolve()), sys.argv[1:])
+            outputs = Path(config.outputs).expanduser().resolve()
+            frozen.run_from(frozen.freeze(HERE, outputs, sources.config_path), sys.argv[1:])
         with terminate_as_interrupt():
             opened = session.open_session(asked.prepare(checked, typed, sources, console), HERE, console)
             with opened.opened():

@@ -26,6 +26,7 @@ from videolift.errors import ConfigError
 AS_IT_WAS = "VIDEOLIFT_SWEEP"  # environment variable: the id of the sweep to go on with from its own source
 BUILDERS = "builders"  # folder, in that of a sweep, of users' own models
 OF_SWEEPS = ("sweep", "hydra")  # settings that a run by itself has none of
+OTHER = "other"  # sampler of a sweep that is neither a grid nor ours
 PLACES = "places.json"  # where each of them was
 WORDS = {
     "settings": "its settings (conf/ or a file of yours)",
@@ -39,7 +40,7 @@ def new_record(
 ) -> SweepRecord:
     """Return the record of a sweep as its command asks for it now."""
     config = jobs[0].config
-    sampled = config.sweep.name != "grid"
+    sampled = not checked.is_grid
     identities = [child_identity(run) for run in runs]
     children = [
         Child(number, job.label, job.parameters, identity, alone(job.overrides, job.parameters, typed))
@@ -52,7 +53,7 @@ def new_record(
         experiment=config.tracking.experiment,
         metric=config.sweep.metric,
         goal=config.sweep.better,
-        sampler=config.sweep.name,
+        sampler=config.sweep.name if checked.is_grid or checked.space else OTHER,
         children=[] if sampled else children,
         parts=parts_of(runs, _chosen_by(checked, config) if sampled else None),
         code=code,
@@ -71,17 +72,19 @@ def _key(override: str) -> str:
 
 
 def _chosen_by(checked: Checked, config: Config) -> object:
-    sweep, space = config.sweep, checked.space.distributions if checked.space else {}
+    if checked.space is None:  # another sweeper of Hydra's: what it was told
+        return command_of(checked.overrides)
+    sweep, space = config.sweep, checked.space.distributions
     distributions = {key: [type(found).__name__, asdict(found)] for key, found in space.items()}
-    knobs = ("name", "metric", "goal", "random_trials", "prune", "prune_after")
+    knobs = ("name", "metric", "better", "random_trials", "prune", "prune_after")
     return {"space": distributions, **{key: str(getattr(sweep, key)) for key in knobs}}
 
 
 def _name(checked: Checked, jobs: Sequence[Job], typed: Sequence[str]) -> str:
     """Return what to call a sweep that was given no name: what it sweeps over, as it was typed."""
     config = jobs[0].config
-    if config.sweep.name != "grid":
-        return f"{config.sweep.name}: {' '.join(checked.space.distributions if checked.space else ())}"
+    if checked.space is not None:
+        return f"{config.sweep.name}: {' '.join(checked.space.distributions)}"
     differs = {key for job in jobs for key in job.parameters}
     return redacted_text(" ".join(text for text in typed if _key(text) in differs)) or "sweep"
 

@@ -61,7 +61,7 @@ class SweepRecord:
     experiment: str  # in MLflow
     metric: str
     goal: Goal
-    sampler: str  # grid | optuna
+    sampler: str  # grid | optuna | other
     children: list[Child] = field(default_factory=list)
     parts: dict[str, str] = field(default_factory=dict)  # digests of what the id is made from: settings, data, source
     code: str = ""  # digest of the source that it runs with, a folder of outputs/code

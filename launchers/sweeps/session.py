@@ -75,7 +75,7 @@ class Session:
         """Return the children that a sweeper has chosen by their overrides, the first of which has a number."""
         found = []
         for number, chosen in enumerate(overrides, first):
-            jobs = self._asked.jobs
+            jobs = self._asked.jobs if self._asked.checked.is_grid else ()
             if number < len(jobs) and list(jobs[number].overrides) == list(chosen):
                 found.append(Ready(self.record.children[number], self._asked.runs[number]))
             else:
