@@ -20,7 +20,7 @@ from launchers.redaction import redacted_text
 from launchers.sweeps.record import DONE, Child, State, SweepRecord
 from launchers.sweeps.source import Ready
 from launchers.sweeps.space import Choices, Distribution, IntRange, Space, Value
-from videolift.errors import VideoliftError
+from videolift.errors import TrainingError, VideoliftError
 from videolift.events import Event
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Asked:
+class Suggested:
     """What to try next."""
 
     number: int  # of the trial; one that is tried again keeps it
@@ -92,7 +92,7 @@ class Study:
         """Whether every trial has been given out."""
         return not self._again and not self._retries and len(self._numbers) >= self.sweep.trials
 
-    def ask(self) -> Asked:
+    def ask(self) -> Suggested:
         """Give out a trial: first those that an earlier process left, then those to retry, then a new one."""
         return self._at_desk(self._ask)
 
@@ -118,10 +118,14 @@ class Study:
 
     def finished(self, number: int, value: float | None) -> None:
         """Take note of a trial's value; without one, or with one that is no number, it has failed."""
-        if value is None or not math.isfinite(value):
-            self.failed(number, f"its {self.sweep.metric} is {value}")
-        else:
+        if value is not None and math.isfinite(value):
             self._at_desk(partial(self._tell, number, value=value))
+        else:
+            self.failed(number, self.without_value(value))
+
+    def without_value(self, value: float | None) -> str:
+        """Return why a trial has failed that has reached no number; what is none is kept as None."""
+        return f"its {self.sweep.metric} is {math.nan if value is None else value}"
 
     def failed(self, number: int, reason: str) -> None:
         self._at_desk(partial(self._tell, number, error=reason))
@@ -175,7 +179,7 @@ class Study:
             constant_liar=True,  # not near those of trials that run
         )
 
-    def _ask(self) -> Asked:
+    def _ask(self) -> Suggested:
         from optuna.trial import Trial
 
         if self._again:
@@ -191,7 +195,7 @@ class Study:
         number = _number(trial)
         self._numbers.add(number)
         self._running[number] = _Running(trial, values)
-        return Asked(number, self._space.overrides(chosen), self._space.parameters(chosen))
+        return Suggested(number, self._space.overrides(chosen), self._space.parameters(chosen))
 
     def _retry_failed(self) -> int:
         from optuna.trial import TrialState
@@ -309,6 +313,9 @@ class StudySource:
         if child.trial is None:
             return
         self._out.discard(child.trial)
+        if child.state is State.finished and (child.value is None or not math.isfinite(child.value)):
+            child.state, child.exit_code = State.failed, TrainingError.exit_code  # else it would not be tried again
+            child.error = self._study.without_value(child.value)
         if child.state is State.finished:
             self._study.finished(child.trial, child.value)
         elif child.state is State.pruned:
@@ -316,7 +323,7 @@ class StudySource:
         elif child.state is State.failed:
             self._study.failed(child.trial, child.error)
 
-    def _failed_child(self, asked: Asked, error: VideoliftError) -> Child:
+    def _failed_child(self, asked: Suggested, error: VideoliftError) -> Child:
         """Return the child that stands in the record for a trial whose settings cannot be."""
         record = self._record
         child = next((known for known in record.children if known.trial == asked.number), None)

@@ -22,7 +22,7 @@ from launchers.preparing import Prepared
 from launchers.sweeps.record import Child, State, SweepRecord
 from launchers.sweeps.source import Ready
 from launchers.sweeps.space import Space, space_of
-from launchers.sweeps.study import FILE, Asked, Study, StudySource
+from launchers.sweeps.study import FILE, Study, StudySource, Suggested
 from videolift.errors import ConfigError
 
 TYPED = ["model.learning_rate=tag(log,interval(1e-4,1))", "model.batch=choice(8,16,32)", "model.epoch=range(1,9)"]
@@ -30,7 +30,7 @@ SPACE = space_of(TYPED, Sweep())
 SWEEP = Sweep(name="optuna", trials=12, random_trials=4, prune=False)
 
 
-def objective(asked: Asked) -> float:
+def objective(asked: Suggested) -> float:
     """Return a value that is highest for a learning rate of 0.01 and a batch of 16."""
     off = abs(math.log10(float(asked.parameters["model.learning_rate"])) + 2)
     return 1 - off / 4 - (0 if asked.parameters["model.batch"] == "16" else 0.2)
@@ -42,7 +42,7 @@ def opened(folder: Path, sweep: Sweep = SWEEP, space: Space = SPACE, seed: int =
         yield study
 
 
-def run_all(study: Study) -> list[Asked]:
+def run_all(study: Study) -> list[Suggested]:
     asked = []
     while not study.exhausted:
         asked.append(study.ask())
@@ -67,7 +67,7 @@ def test_a_study_asks_for_as_many_trials_as_it_may_and_gets_nearer_to_the_best(t
 
 
 def test_what_is_chosen_depends_on_the_seed_and_on_what_is_known_only(tmp_path: Path) -> None:
-    chosen: list[list[Asked]] = []
+    chosen: list[list[Suggested]] = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         with opened(tmp_path / name, seed=seed) as study:
             chosen.append(run_all(study))
@@ -272,7 +272,7 @@ def test_an_epoch_that_was_reported_before_the_kill_is_no_news(tmp_path: Path) -
 def test_threads_report_at_once_while_others_are_asked_for(tmp_path: Path) -> None:
     pruned, failures = [], []
 
-    def child(study: Study, asked: Asked) -> None:
+    def child(study: Study, asked: Suggested) -> None:
         try:
             for epoch in range(1, 6):
                 if study.report(asked.number, epoch, objective(asked) * epoch):
@@ -385,7 +385,24 @@ def test_a_trial_whose_settings_cannot_be_is_a_failed_child(tmp_path: Path, reco
     assert [child.trial for child in record.children] == [0, 1, 2]
 
 
-def test_such_a_trial_stops_a_sweep_that_stops_at_failures(tmp_path: Path, record: SweepRecord) -> None:
+@pytest.mark.parametrize(("value", "told"), [(math.nan, "nan"), (None, "nan"), (math.inf, "inf")])
+def test_a_child_without_a_value_has_failed_and_is_tried_again(
+    value: float | None, told: str, tmp_path: Path, record: SweepRecord
+) -> None:
+    with opened(tmp_path / "s", replace(SWEEP, trials=1)) as study:
+        source = StudySource(study, making(record), record)
+        ready = source.next()
+        assert ready is not None
+        end(source, ready.child, State.finished, value)
+        child = ready.child
+    assert (child.state, child.error, child.exit_code) == (State.failed, f"its val_accuracy is {told}", 4)
+    with opened(tmp_path / "s", replace(SWEEP, trials=1)) as study:
+        assert study.retry_failed() == 1
+        again = StudySource(study, making(record), record).next()
+        assert again is not None and again.child is child
+
+
+def test_a_trial_that_cannot_be_stops_a_sweep_that_stops_at_failures(tmp_path: Path, record: SweepRecord) -> None:
     with opened(tmp_path / "s", replace(SWEEP, on_failure=OnFailure["stop"])) as study:
         source = StudySource(study, making(record, wrong=(0,)), record)
         assert source.next() is None and source.exhausted
