@@ -46,13 +46,17 @@ def _gpu_capability() -> float | None:
 
 
 def thread_variables(count: int | None) -> dict[str, str]:
-    """Return the environment variables that give TensorFlow so many threads; none where it may take all cores.
+    """Return the environment variables by which TensorFlow shares a machine; none where it may take all of it.
 
-    Source: NumIntraOpThreadsFromEnvironment and NumInterOpThreadsFromEnvironment in TensorFlow's process_util.cc.
+    It has so many threads then, and of a GPU as much memory as it needs: otherwise the first one takes all.
+
+    Source: NumIntraOpThreadsFromEnvironment and NumInterOpThreadsFromEnvironment in TensorFlow's process_util.cc,
+    TF_FORCE_GPU_ALLOW_GROWTH in its gpu_bfc_allocator.cc.
     """
     if count is None:
         return {}
-    return {name: str(count) for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")}
+    threads = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+    return {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **{name: str(count) for name in threads}}
 
 
 def usable_cores() -> int:
