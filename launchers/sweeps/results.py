@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,16 @@ LONG = 40  # characters of a cell, above which it has several lines
 ALWAYS = ("number", "state")  # columns that a page shows even if they are empty
 QUOTED = re.compile(r"(?P<key>[^='\"]+)='(?P<text>[A-Za-z/][\w./-]*)'")
 NOT_TEXTS = ("null", "true", "false", "nan", "inf")  # without quotes
+ORDER = (
+    State.finished,
+    State.pruned,
+    State.detached,
+    State.running,
+    State.stopped,
+    State.failed,
+    State.waiting,
+)
+COUNTED = (State.failed, State.pruned, State.stopped, State.detached, State.running, State.waiting)  # besides finished
 BETTER = {Goal.maximize: "higher is better", Goal.minimize: "lower is better"}
 
 
@@ -50,15 +61,13 @@ def rows(record: SweepRecord, children: Sequence[Child] | None = None) -> list[l
 
 
 def ranked(record: SweepRecord) -> list[Child]:
-    """Return the finished children, the best one first, then those without a value, then the others."""
+    """Return the children by state, the finished ones first, and in each the best ones first."""
     sign = -1 if record.goal is Goal.maximize else 1
 
-    def place(child: Child) -> tuple[int, float, int]:
-        if child.state is not State.finished:
-            return 2, 0.0, child.number
-        return (1, 0.0, child.number) if child.value is None else (0, sign * child.value, child.number)
+    def rank(child: Child) -> tuple[int, float, int]:
+        return ORDER.index(child.state), math.inf if child.value is None else sign * child.value, child.number
 
-    return sorted(record.children, key=place)
+    return sorted(record.children, key=rank)
 
 
 def metrics_besides(record: SweepRecord) -> list[str]:
@@ -81,17 +90,18 @@ def one_line(text: str) -> str:
 
 def counts(record: SweepRecord) -> str:
     """Return how many children there are in each state, as a sentence's part: ``3 of 5 finished, 1 failed``."""
-    others = [f"{n} {state.value}" for state in State if state is not State.finished and (n := record.count(state))]
-    return ", ".join([f"{record.count(State.finished)} of {len(record.children)} finished", *others])
+    of_all = f" of {len(record.children)}" if record.sampler == "grid" else ""  # a sampler's number is not known here
+    others = [f"{n} {state.value}" for state in COUNTED if (n := record.count(state))]
+    return ", ".join([f"{record.count(State.finished)}{of_all} finished", *others])
 
 
 def best_command(record: SweepRecord) -> str | None:
     """Return what one types to make the best child's run alone; None where no child has a value."""
     best = record.best
-    return None if best is None else command_of(best)
+    return None if best is None else own_command(best)
 
 
-def command_of(child: Child) -> str:
+def own_command(child: Child) -> str:
     """Return what one types to make a child's run alone."""
     return shlex.join(["python", "run.py", *(_unquoted(redacted_text(word)) for word in child.overrides)])
 

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from launchers import report
-from launchers.config import Goal
 from launchers.sweeps.record import Child, State, SweepFolder, SweepRecord
+from launchers.sweeps.results import ORDER, counts, ranked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -146,13 +146,8 @@ def log_text(child: Child, folder: SweepFolder) -> str:
 
 def counts_text(record: SweepRecord) -> str:
     """Return how many children are in which state, and which one is the best."""
-    finished = record.count(State.finished)
-    of_all = f" of {len(record.children)}" if record.sampler == "grid" else ""  # a sampler's number is not known here
-    words = [f"{finished}{of_all} finished"]
-    for state in (State.failed, State.pruned, State.stopped, State.detached, State.running, State.waiting):
-        words += [f"{count} {state.value}"] if (count := record.count(state)) else []
     best = record.best
-    return ", ".join(words) + (f" · best #{best.number} {metric_text(record, best)}" if best else "")
+    return counts(record) + (f" · best #{best.number} {metric_text(record, best)}" if best else "")
 
 
 def metric_text(record: SweepRecord, child: Child) -> str:
@@ -317,16 +312,6 @@ def _work(rows: Sequence[PlannedRow]) -> list[str]:
 
 # At the end
 
-ORDER = (
-    State.finished,
-    State.pruned,
-    State.detached,
-    State.running,
-    State.stopped,
-    State.failed,
-    State.waiting,
-)
-
 
 def print_results(
     console: Console, record: SweepRecord, best_command: str | None, folder: SweepFolder | None = None
@@ -357,16 +342,6 @@ def print_results(
         _say(console, f"and {len(more)} more failed: {children_text(child.number for child in more)}", "red")
     if again := again_text(record):
         _say(console, again)
-
-
-def ranked(record: SweepRecord) -> list[Child]:
-    """Return the children, best first."""
-    sign = -1 if record.goal is Goal.maximize else 1
-
-    def rank(child: Child) -> tuple[int, float, int]:
-        return (ORDER.index(child.state), math.inf if child.value is None else sign * child.value, child.number)
-
-    return sorted(record.children, key=rank)
 
 
 def again_text(record: SweepRecord) -> str:
