@@ -274,7 +274,7 @@ class Run:
             job = backend.submit(prepared, self._console)
         except LostTouch as error:
             raise _detached(error, come_back) from error
-        with self._closing(job), JobDisplay(self._console, [s.plan.stage for s in job.stages]) as display:
+        with self._closing(job, come_back), JobDisplay(self._console, [s.plan.stage for s in job.stages]) as display:
             if job.lasting and not config.backend.wait:
                 raise Detached(f"the job was submitted and goes on; come back with: {come_back}")
             try:
@@ -308,14 +308,16 @@ class Run:
         return prepare_stage(planned, Path(stage.folder), self._prepared.manifest, self._prepared.data, inputs)
 
     @contextmanager
-    def _closing(self, job: Job) -> Iterator[None]:
+    def _closing(self, job: Job, come_back: str) -> Iterator[None]:
         try:
             yield
         except Detached:
             raise
-        except BaseException:
+        except BaseException as failed:
             try:
                 job.close()
+            except LostTouch as error:  # it could not be stopped, and is paid for
+                raise _detached(LostTouch(f"{failed}; {error}"), come_back) from failed
             except VideoliftError as error:  # what went wrong first is what the run ends with
                 self._console.print(f"cleaning up: {error}", style="yellow", soft_wrap=True)
             raise
