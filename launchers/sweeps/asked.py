@@ -14,7 +14,7 @@ from launchers.compose import Checked, Job, Sources
 from launchers.config import Config
 from launchers.experiment import PLAIN_WIDTH
 from launchers.outputs import Outputs
-from launchers.preparing import Prepared, Preparing, Wanted, to_be_computed
+from launchers.preparing import Prepared, Preparing, Wanted, costs, to_be_computed
 from launchers.sweeps import earlier, planned
 from launchers.sweeps.record import DONE, SweepRecord, folder_of
 from launchers.sweeps.shown import print_plan
@@ -45,7 +45,7 @@ class Asked:
         """Return the stages that have to be computed for runs of one backend."""
         if self.checked.space is None:
             return to_be_computed(runs, self.outputs)
-        return planned.of_trials(runs, self.config.sweep.trials, self.outputs)
+        return planned.of_trials(runs, self.edges, self.config.sweep.trials, self.outputs)
 
     def print_plan(self, console: Console, record: SweepRecord) -> None:
         """Print the table before a sweep."""
@@ -56,7 +56,7 @@ class Asked:
             return
         if space is None:
             found = planned.overview(self.jobs, self.runs, self.outputs, record)
-            print_plan(console, title, found.rows, found.shared, planned.costs(self.runs, self.wanted))
+            print_plan(console, title, found.rows, found.shared, costs(self.runs, self.wanted))
             return
         sweep = self.config.sweep
         done = f", {record.count(*DONE)} of them done" if record.children else ""
@@ -64,7 +64,7 @@ class Asked:
         report.print_described(console, [Described(title, describe(space), words)])
         for note in space.notes:
             console.print(f"note: {note}", style="yellow", soft_wrap=True)
-        report.print_described(console, planned.costs(self.edges, self.wanted))
+        report.print_described(console, costs(self.edges, self.wanted))
 
 
 def prepare(checked: Checked, typed: Sequence[str], sources: Sources, console: Console) -> Asked:

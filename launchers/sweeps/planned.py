@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from launchers.base import Described
 from launchers.compose import Job, in_jobs
 from launchers.config import Config
 from launchers.machine import usable_cores
@@ -69,22 +68,16 @@ def prepare_all(jobs: Sequence[Job], preparing: Preparing, outputs: Outputs) -> 
     return prepared
 
 
-def of_trials(edges: Sequence[Prepared], trials: int, outputs: Outputs) -> Wanted:
+def of_trials(runs: Sequence[Prepared], edges: Sequence[Prepared], trials: int, outputs: Outputs) -> Wanted:
     """Return the most stages that trials of a sampler compute, which make their ids as they go.
 
     Args:
+        runs: those of the edges that are asked about.
         edges: trials at the edges of what is chosen from; a stage that is the same for all is so for every trial.
     """
-    found = to_be_computed(edges, outputs)
+    found = to_be_computed(runs, outputs)
     alike = {name for name in found if len({run.planned[name].id for run in edges}) == 1}
     return {name: ids if name in alike else [f"{name} of {n}" for n in range(trials)] for name, ids in found.items()}
-
-
-def costs(runs: Sequence[Prepared], wanted: Callable[[Sequence[Prepared]], Wanted]) -> list[Described]:
-    """Return the most that it can cost, on each backend where it costs anything."""
-    backends = {id(run.backend): run.backend for run in runs}
-    described = [b.cost(wanted([run for run in runs if id(run.backend) == key])) for key, b in backends.items()]
-    return [one for one in described if one is not None]
 
 
 @dataclass(frozen=True)
