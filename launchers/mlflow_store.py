@@ -12,6 +12,7 @@ import math
 import os
 import posixpath
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -41,6 +42,7 @@ MAX_PARAM = 6000  # characters
 MAX_TAG = 8000  # characters
 MAX_KEY = 250  # characters
 MAX_DIGEST = 36  # characters, of a data set
+SECOND_TRY_S = 0.2
 
 RUN_TAG, ERROR_TAG = "videolift.run", "videolift.error"
 COPIED = ("plan.json", provenance.DIFF_FILE, PARITY_FILE)  # from the run's folder, as they are
@@ -142,6 +144,18 @@ class Recording:
         inputs = self.client.get_run(self.run_id).inputs
         known = [known.dataset.digest for known in inputs.dataset_inputs] if inputs else []
         if dataset is not None and dataset.dataset.digest not in known:
+            self._inputs(dataset)
+
+    def _inputs(self, dataset: DatasetInput) -> None:
+        """Write the data that the run had.
+
+        The store looks for the data and then makes it. Of several runs that begin at once, one makes it, the others
+        fail and find it the next time.
+        """
+        try:
+            self.client.log_inputs(self.run_id, [dataset])
+        except Exception:
+            time.sleep(SECOND_TRY_S)
             self.client.log_inputs(self.run_id, [dataset])
 
     def stage(self, stage: StageRecord) -> None:

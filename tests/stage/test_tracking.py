@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from launchers.mlflow_store import connect, name_of, tracking_uri
 from launchers.records import RunFolder, Status
 from launchers.redaction import redacted
 from tests.mlflow_server import MlflowServer, free_port, mlflow_server, silent_port
-from tests.recorded_runs import CONFIG, FakeRun, new_run
+from tests.recorded_runs import CONFIG, DATA, FakeRun, new_run
 from videolift.errors import VideoliftError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -522,6 +523,27 @@ def test_dead_runs_do_not_hold_up_a_start_without_server(outputs: Path) -> None:
         tracker.start(run.record)
         run.finish(tracker)
         assert time.monotonic() - started < 2 * 2 + 1  # the first question and the second try, not one for each run
+
+
+def test_runs_on_the_same_data_may_begin_at_once(outputs: Path) -> None:
+    children = [new_run(outputs, run_id=some_id()) for _ in range(8)]
+    trackers = [child.tracker() for child in children]
+    together = threading.Barrier(len(children))
+
+    def begin(child: FakeRun, tracker: tracking.MlflowTracker) -> None:
+        together.wait(60)
+        tracker.start(child.record)
+
+    threads = [threading.Thread(target=begin, args=pair) for pair in zip(children, trackers, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [tracker.problem for tracker in trackers] == [None] * len(children)
+    for child, tracker in zip(children, trackers, strict=True):
+        child.finish(tracker)
+        (data,) = only_run(child).inputs.dataset_inputs
+        assert data.dataset.digest == str(DATA["digest"])[:36]
 
 
 def test_a_run_that_is_tried_again_shows_no_error_of_the_first_time(outputs: Path) -> None:
