@@ -301,12 +301,12 @@ def _work(rows: Sequence[PlannedRow]) -> list[str]:
     """Return how many stages have to be computed, and how many need not be."""
     lines = []
     for kind, words in (("would run", "to compute"), ("shared", "shared"), ("cached", "from the cache")):
-        counts: dict[str, int] = {}
+        numbers: dict[str, int] = {}
         for row in rows:
             for stage, what in row.stages.items():
                 if _kind(what) == kind:
-                    counts[stage] = counts.get(stage, 0) + 1
-        lines += [f"{words}: {', '.join(f'{n} {stage}' for stage, n in counts.items())}"] if counts else []
+                    numbers[stage] = numbers.get(stage, 0) + 1
+        lines += [f"{words}: {', '.join(f'{n} {stage}' for stage, n in numbers.items())}"] if numbers else []
     return [" · ".join(lines)] if lines else []
 
 
