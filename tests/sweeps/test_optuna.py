@@ -31,7 +31,9 @@ def test_eight_trials_of_which_some_fail_and_the_launcher_is_killed(quick: list[
     assert set(states(record)) == {"finished", "failed"}
     failing = [child for child in record.children if float(child.parameters["model.learning_rate"]) == 1e30]
     assert [c for c in record.children if c.state is State.failed] == failing
-    assert all("the loss became" in child.error for child in failing)
+    # Of two trials with the same values the second one does not fail anew.
+    assert all("the loss became" in child.error or "that failed in #" in child.error for child in failing)
+    assert any("the loss became" in child.error for child in failing)
     best = record.best
     assert best is not None
     assert best.value == max(child.value for child in record.children if child.value is not None)
