@@ -33,7 +33,7 @@ def main(outputs: Path, folder: Path) -> None:
             if run is not None:
                 pictures += take_screenshots(page, running.uri, Tracking().experiment, run.name, folder)
             if sweep is not None and sweep.best is not None:
-                shown = (sweep.experiment, sweep.name, sweep.best.label)
+                shown = (sweep.experiment, sweep.name, short_label(sweep.best, sweep.parameters))
                 pictures += take_sweep_screenshots(page, running.uri, *shown, folder)
             print(*pictures, sep="\n")
 
