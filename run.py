@@ -106,7 +106,8 @@ def _sweep(argv: list[str], typed: list[str], checked: Checked, sources: Sources
             return 0
         if not frozen.is_frozen(HERE):
             outputs = Path(config.outputs).expanduser().resolve()
-            frozen.run_from(frozen.freeze(HERE, outputs, sources.config_path), sys.argv[1:])
+            copy = frozen.freeze(HERE, outputs, sources.config_path, sources.config_dir)
+            frozen.run_from(copy, sys.argv[1:])
         with terminate_as_interrupt():
             opened = session.open_session(asked.prepare(checked, typed, sources, console), HERE, console)
             with opened.opened():

@@ -20,6 +20,7 @@ CACHES = "__pycache__"
 OF_EDITORS = ("*~", "*.swp", "#*#")  # backups, and what is not saved yet
 DIGEST_LENGTH = 12  # hex digits
 FOLDER = "code"  # below outputs
+FURTHER = "config-dir"  # in the copy: the folder of configurations that lies outside of the program
 
 
 def is_frozen(root: Path) -> bool:
@@ -27,18 +28,23 @@ def is_frozen(root: Path) -> bool:
     return (root / provenance.TAGS_FILE).is_file()
 
 
-def freeze(root: Path, outputs: Path, config_path: str = "conf") -> Path:
+def freeze(root: Path, outputs: Path, config_path: str = "conf", config_dir: str | None = None) -> Path:
     """Copy the program, unless this very version was copied before, and return where it is.
 
     Args:
         root: absolute.
         config_path: what Hydra is given as ``--config-path``; copied, too, where it is a folder of the repository.
+        config_dir: what Hydra is given as ``--config-dir``; its configurations are copied wherever it is.
 
     Raises:
         OSError: if it cannot be written.
     """
     paths = dict.fromkeys([*_files(root), *_configurations(root, config_path)])
     files = {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+    if config_dir is not None:
+        further = Path(config_dir).absolute()
+        inside = (path for path in _below(further, further) if path.suffix == ".yaml")
+        files |= {f"{FURTHER}/{path.relative_to(further).as_posix()}": path.read_bytes() for path in inside}
     digest = hashlib.sha256()
     for name, content in files.items():
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
@@ -63,9 +69,10 @@ def freeze(root: Path, outputs: Path, config_path: str = "conf") -> Path:
 
 def run_from(place: Path, argv: Sequence[str]) -> None:
     """Go on as the program that lies in a folder; does not return."""
+    further = ["--config-dir", str(place / FURTHER)] if (place / FURTHER).is_dir() else []  # the last one counts
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *_options(), str(place / "run.py"), *argv])
+    os.execv(sys.executable, [sys.executable, *_options(), str(place / "run.py"), *argv, *further])
 
 
 def _options() -> list[str]:

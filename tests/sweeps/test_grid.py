@@ -101,7 +101,11 @@ def test_what_is_edited_changes_nothing_in_a_sweep_and_is_asked_about_afterwards
         "    head = keras.layers.Dense(classes, activation='softmax')\n"
         "    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), head])\n"
     )
-    swept = [*small, f"model.builder={mine}:build", "model.learning_rate=1e-2,1e-3,1e-4"]
+    further = tmp_path / "further"
+    (further / "model").mkdir(parents=True)
+    (further / "model" / "mine.yaml").write_text("defaults: [cnn2d, _self_]\nbatch: 8\n")
+    swept = ["--config-dir", str(further), *small, "model=mine", f"model.builder={mine}:build"]
+    swept += ["model.learning_rate=1e-2,1e-3,1e-4"]
 
     def start(*more: str) -> subprocess.Popen[str]:
         command = [sys.executable, str(program / "run.py"), *swept, *more]
@@ -114,12 +118,14 @@ def test_what_is_edited_changes_nothing_in_a_sweep_and_is_asked_about_afterwards
         source.write("raise ZeroDivisionError\n")
     (program / "launchers" / "follow.py").write_text("raise ZeroDivisionError\n")
     mine.write_text("raise ZeroDivisionError\n")
+    (further / "model" / "mine.yaml").unlink()
     wait_until(process, tmp_path, finished(2))
     process.send_signal(signal.SIGINT)
     assert runs.wait(process).code == 130
     (left,) = records(tmp_path)
     assert states(left) == ["finished", "finished", "stopped"]
     shutil.copy(runs.REPOSITORY / "launchers" / "follow.py", program / "launchers" / "follow.py")
+    (further / "model" / "mine.yaml").write_text("defaults: [cnn2d, _self_]\nbatch: 8\n")
     asked = runs.wait(start())
     assert asked.code == 2
     assert f"{left.id} of the same command is not finished (2 of 3 children are)" in asked.err

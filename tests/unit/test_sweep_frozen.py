@@ -62,3 +62,16 @@ def test_configurations_of_the_repository_are_copied_wherever_they_are(root: Pat
         assert freeze(root, outputs, other) == plain
     (root / "my conf/model/mine.yaml").write_text("other")
     assert freeze(root, outputs, "my conf") != mine
+
+
+def test_configurations_from_elsewhere_are_copied_too(root: Path, tmp_path: Path) -> None:
+    further = tmp_path / "of my own"
+    (further / "model").mkdir(parents=True)
+    (further / "model/mine.yaml").write_text("epoch: 1")
+    (further / "notes.txt").write_text("no configuration")
+    outputs = tmp_path / "outputs"
+    plain = freeze(root, outputs)
+    mine = freeze(root, outputs, config_dir=str(further))
+    assert copied(mine) - copied(plain) == {"config-dir/model/mine.yaml"}
+    (further / "model/mine.yaml").write_text("epoch: 2")
+    assert freeze(root, outputs, config_dir=str(further)) != mine
