@@ -17,6 +17,7 @@ from launchers.config import Tracking  # noqa: E402
 from launchers.mlflow_store import tracking_uri  # noqa: E402
 from launchers.records import RunFolder, RunRecord, Status  # noqa: E402
 from launchers.sweeps.record import SweepFolder, SweepRecord  # noqa: E402
+from launchers.sweeps.shown import short_label  # noqa: E402
 from tests.browser import browser  # noqa: E402
 from tests.mlflow_server import mlflow_server  # noqa: E402
 from tests.mlflow_ui import take_screenshots, take_sweep_screenshots  # noqa: E402

@@ -31,7 +31,7 @@ def test_eight_trials_of_which_some_fail_and_the_launcher_is_killed(quick: list[
     assert set(states(record)) == {"finished", "failed"}
     failing = [child for child in record.children if float(child.parameters["model.learning_rate"]) == 1e30]
     assert [c for c in record.children if c.state is State.failed] == failing
-    # Of two trials with the same values the second one does not fail anew: it never begins, and MLflow has no run of it.
+    # Of two trials with the same values the second one never begins, so that MLflow has no run of it.
     doomed = [child for child in failing if "that failed in #" in child.error]
     assert all("the loss became" in child.error for child in failing if child not in doomed)
     assert len(doomed) < len(failing)
