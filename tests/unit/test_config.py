@@ -26,6 +26,7 @@ NEEDS = {
     ("experiment", "ucf101_10"): ["data.root=v"],
     ("experiment", "ucf101_101"): ["data.root=v"],
     ("experiment", "my_videos"): ["data.root=v"],
+    ("experiment", "article"): ["data.root=v"],
 }
 
 
