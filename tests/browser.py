@@ -34,6 +34,7 @@ FLAGS = (
     "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
 )
 WAIT_S = 60  # the first page is 10 MB of JavaScript
+CLICK_AGAIN_S = 3.0
 SETTLE_S = 15
 REDRAWN = (StaleElementReferenceException, ElementClickInterceptedException, ElementNotInteractableException)
 
@@ -83,6 +84,21 @@ class Browser:
             return bool(elements)
 
         self._wait(clicked, xpath)
+
+    def click_until(self, xpath: str, wanted: str) -> None:
+        """Click an element until another one is visible; again now and then: a click may shut what has just opened."""
+        clicked = -CLICK_AGAIN_S
+
+        def there(driver: Chrome) -> bool:
+            nonlocal clicked
+            if visible(driver, wanted):
+                return True
+            if time.monotonic() - clicked >= CLICK_AGAIN_S and (elements := visible(driver, xpath)):
+                elements[0].click()
+                clicked = time.monotonic()
+            return False
+
+        self._wait(there, wanted)
 
     def click_to_new_tab(self, xpath: str) -> None:
         """Click a link that opens a tab of its own, and go on there."""

@@ -68,10 +68,7 @@ def open_results(browser: Browser, row: str) -> None:
 
 def open_folder(browser: Browser, folder: str, inside: str) -> None:
     """Open a folder among the artifacts, unless what is inside can be seen already."""
-    either = f"//*[normalize-space(text())='{inside}' or normalize-space(text())='{folder}']"
-    browser.find(either)
-    if not browser.sees(f"//*[normalize-space(text())='{inside}']"):
-        browser.click(f"//*[normalize-space(text())='{folder}']")
+    browser.click_until(f"//*[normalize-space(text())='{folder}']", f"//*[normalize-space(text())='{inside}']")
 
 
 def open_children(browser: Browser, sweep: str, child: str) -> None:
