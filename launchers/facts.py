@@ -27,7 +27,8 @@ def tags(prepared: Prepared) -> dict[str, str]:
         "split": prepared.config.data.split.value,
     }
     if "train" in prepared.planned:
-        tags["precision"] = prepared.planned["train"].plan.model.precision.value
+        model = prepared.planned["train"].plan.model
+        tags |= {"precision": model.precision.value, "optimizer": str(model.optimizer)}
     return tags
 
 

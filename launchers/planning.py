@@ -19,7 +19,7 @@ from videolift.listing import root_of
 from videolift.manifest import Manifest
 from videolift.plan import MANIFEST_FILE, SOURCE_FOLDER, Plan, digest_of, to_plain
 from videolift.provenance import source_digest
-from videolift.settings import Data, Model, Precision, Preprocess, Source, resolved_sampling
+from videolift.settings import Data, Model, Precision, Preprocess, Source, resolved_optimizer, resolved_sampling
 from videolift.workspace import Kind
 
 ID_LENGTH = 16  # hex digits of a stage's id
@@ -59,7 +59,8 @@ def plan_stages(
         precision: what ``auto`` is on the backend.
         libraries: returns the versions that a stage runs with on the backend.
     """
-    model = config.model if config.model.precision is not Precision.auto else replace(config.model, precision=precision)
+    precision = precision if config.model.precision is Precision.auto else config.model.precision
+    model = replace(config.model, precision=precision, optimizer=resolved_optimizer(config.model))
     builder = builder_source(model)
     ids: dict[str, str] = {}
     planned = {}

@@ -126,13 +126,13 @@ class Preprocess:
 class Model:
     """The network and how it is trained. Names follow the scripts of 3DCNN where those had one."""
 
-    name: str = "cnn3d"  # cnn3d | cnn2d
-    original: bool = False  # the exact layer table of the original scripts
+    name: str = "cnn3d"  # one of MODELS
+    original: bool = False  # the exact layer table of the original scripts; for ORIGINALS
     builder: str | None = None  # your own: file.py:build or pkg.mod:build
     args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the builder
     epoch: int = 20
     batch: int = 32
-    optimizer: str = "adam"  # one of OPTIMIZERS
+    optimizer: str | None = None  # one of OPTIMIZERS; null: adam, or the original's with model.original
     learning_rate: float | None = None  # null: the optimizer's own default
     loss: str = "categorical_crossentropy"  # one of LOSSES
     dropout: bool = True  # false switches off the built-in models' dropout layers
@@ -141,7 +141,9 @@ class Model:
     precision: Precision = Precision.auto
 
 
-MODELS = ("cnn3d", "cnn2d")
+MODELS = ("cnn3d", "cnn3d_batchnorm", "cnn3d_leakyrelu", "r2plus1d", "mobile_causal", "cnn2d")
+# The models that the original scripts have, and the optimizers that they are compiled with there.
+ORIGINALS = {"cnn3d": "adam", "cnn3d_batchnorm": "rmsprop", "cnn3d_leakyrelu": "rmsprop", "cnn2d": "adam"}
 MIN_DEPTH_3D = 2  # below, a 3x3x3 convolution sees no motion at all
 MIN_SIDE_2D = 10  # ((n - 2) // 2 - 2) // 2 must be at least 1
 # Keras's names, listed here because a plan does not import Keras; a test compares them with Keras.
@@ -176,6 +178,13 @@ def resolved_sampling(preprocess: Preprocess) -> Sampling:
     if preprocess.sampling is not None:
         return preprocess.sampling
     return Sampling.interval if preprocess.interval is not None else Sampling.uniform
+
+
+def resolved_optimizer(model: Model) -> str:
+    """Return the optimizer, where none is named that of the original script, or adam."""
+    if model.optimizer is not None:
+        return model.optimizer
+    return ORIGINALS[model.name] if model.original and not model.builder else "adam"
 
 
 def problems(data: Data, preprocess: Preprocess, model: Model) -> list[str]:
@@ -245,9 +254,11 @@ def _model_problems(model: Model, data: Data, p: Preprocess) -> list[str]:
     found = _at_least("model", model, 1, "epoch", "batch", "early_stopping")
     if model.learning_rate is not None and model.learning_rate <= 0:
         found.append(f"model.learning_rate: must be above 0, got {model.learning_rate}")
-    for key, known in (("optimizer", OPTIMIZERS), ("loss", LOSSES)):
-        if getattr(model, key) not in known:
-            found.append(f"model.{key}: Keras has no {getattr(model, key)!r} for this; there are {', '.join(known)}")
+    for key, known in (("optimizer", (None, *OPTIMIZERS)), ("loss", LOSSES)):
+        value = getattr(model, key)
+        if value not in known:
+            there = ", ".join(filter(None, known))
+            found.append(f"model.{key}: Keras has no {value!r} for this; there are {there}")
     if model.early_stopping is not None and data.val_share == 0:
         found.append("model.early_stopping: needs a validation set; say data.val_share=0.15 or leave it out")
     if model.args and not model.builder:
@@ -258,10 +269,14 @@ def _model_problems(model: Model, data: Data, p: Preprocess) -> list[str]:
         found.append(
             f"model.name: no model {model.name!r}; there are {', '.join(MODELS)}, or your own by model.builder"
         )
-    if model.name == "cnn3d" and p.depth < MIN_DEPTH_3D:
+    elif model.original and model.name not in ORIGINALS:
         found.append(
-            f"preprocess.depth: cnn3d convolves over time and needs at least {MIN_DEPTH_3D} frames, got {p.depth}; "
-            "use model=cnn2d for single frames"
+            f"model.original: the original scripts have no {model.name}, only {', '.join(ORIGINALS)}; leave it out"
+        )
+    if model.name in MODELS and model.name != "cnn2d" and p.depth < MIN_DEPTH_3D:
+        found.append(
+            f"preprocess.depth: {model.name} convolves over time and needs at least {MIN_DEPTH_3D} frames, got "
+            f"{p.depth}; use model=cnn2d for single frames"
         )
     if model.name == "cnn2d" and min(p.height, p.width) < MIN_SIDE_2D:
         found.append(

@@ -35,7 +35,7 @@ from videolift.parts import frame_shape
 from videolift.plan import SOURCE_FOLDER, to_plain
 from videolift.provenance import library_versions
 from videolift.samples import Samples, load_samples, shuffled, slots_of
-from videolift.settings import Model, Precision, Select
+from videolift.settings import Model, Precision, Select, resolved_optimizer
 from videolift.sysmetrics import sampled
 
 PROGRESS_INTERVAL_S = 0.5
@@ -154,7 +154,7 @@ def _network(job: Job, leads: bool) -> keras.Model:
 
 def compile_network(network: keras.Model, model: Model) -> None:
     """Compile with the optimizer, loss and metrics of the settings."""
-    optimizer = keras.optimizers.get(model.optimizer)
+    optimizer = keras.optimizers.get(resolved_optimizer(model))
     if model.learning_rate is not None:
         optimizer.learning_rate = model.learning_rate
     # XLA hangs for minutes on Conv3D on a CPU.
