@@ -63,7 +63,7 @@ def unpacked(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
                 file = tar.extractfile(member)
                 if file is not None:
                     yield from unpacked(f"{name}:{member.name}", file.read())
-    elif content[:4] == b"PK\x03\x04":
+    elif zipfile.is_zipfile(io.BytesIO(content)):  # of a job that was stopped in the middle, a part may lack its end
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for member_name in archive.namelist():
                 yield from unpacked(f"{name}:{member_name}", archive.read(member_name))
