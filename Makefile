@@ -63,6 +63,7 @@ bench: setup ## decoding, side by side with the alternatives; sweeps of up to 20
 # What the stages of an image import. requirements.lock chooses the versions, so that stage ids are the same everywhere.
 IN_PREPROCESS := av numpy opencv-python-headless psutil
 IN_TRAIN := keras matplotlib numpy psutil tensorflow
+IN_PREDICT := av keras numpy opencv-python-headless psutil tensorflow
 COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
   --custom-compile-command 'make lock'
 
@@ -70,6 +71,7 @@ lock: ## resolve the dependencies anew, and those of the images
 	$(UV) pip compile pyproject.toml --group pyproject.toml:launch --group pyproject.toml:dev $(COMPILE) --output-file requirements.lock
 	printf '%s\n' $(IN_PREPROCESS) | $(UV) pip compile - --constraint requirements.lock $(COMPILE) --output-file launchers/images/preprocess.txt
 	printf '%s\n' $(IN_TRAIN) | $(UV) pip compile - --constraint requirements.lock $(COMPILE) --output-file launchers/images/train.txt
+	printf '%s\n' $(IN_PREDICT) | $(UV) pip compile - --constraint requirements.lock $(COMPILE) --output-file launchers/images/predict.txt
 
 clean: ## remove what was installed; outputs/ stays
 	rm -rf $(VENV) .uv .mypy_cache .pytest_cache .ruff_cache

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from launchers.compose import Checked, Sources
 
 OF_AN_EXISTING_RUN = ("action", "run", "stages", "outputs", "tracking", "hydra")
+OF_ITS_MODEL = ("predict", "backend", "name", "tags")  # what is asked of a run's model is a run of its own
 
 
 def main(argv: list[str]) -> int:
@@ -78,8 +79,10 @@ def _refuse_ignored(overrides: Sequence[str], checked: Checked) -> None:
     """Raise ConfigError for settings that an existing run would not take over."""
     if not any(job.config.run for job in checked.jobs):
         return
+    asks_its_model = all("predict" in job.config.stages for job in checked.jobs)
+    known = (*OF_AN_EXISTING_RUN, *OF_ITS_MODEL) if asks_its_model else OF_AN_EXISTING_RUN
     keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
-    ignored = [key for key in keys if key.partition(".")[0] not in OF_AN_EXISTING_RUN]
+    ignored = [key for key in keys if key.partition(".")[0] not in known]
     if ignored:
         raise ConfigError(
             f"{', '.join(ignored)}: an existing run keeps its own settings; leave run= out to start one with these"

@@ -34,7 +34,7 @@ LAST_LINES = 15  # of a failed build, shown
 KEPT_LINES = 200  # of a failed build, searched for its reason
 END_GRACE_S = 10.0  # for `docker` to tell the engine that the build is not wanted any more
 # What the engine stores while it builds, measured: the wheels, the libraries, and a copy of these.
-NEEDED_BYTES = {"preprocess": 1_500_000_000, "train": 9_000_000_000}
+NEEDED_BYTES = {"preprocess": 1_500_000_000, "train": 9_000_000_000, "predict": 10_000_000_000}
 
 
 def recipe_of(settings: Backend, purpose: str) -> Recipe:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from launchers.base import Stage
-from launchers.config import Backend, Config
+from launchers.config import PREDICT, Backend, Config
+from launchers.records import MODEL_OF_TAG
 from launchers.remote.s3 import is_s3
 from videolift.plan import to_plain
 
@@ -29,6 +30,15 @@ def local_overrides(config: Config, stages: list[str]) -> list[str]:
     """Return what to say to run some stages of an experiment with ``backend=local``, and what they need before them."""
     from launchers.planning import planned_names
 
+    if stages == [PREDICT]:
+        asked = {"predict": to_plain(config.predict)}
+        return [
+            "backend=local",
+            f"stages=[{PREDICT}]",
+            f"run={config.tags[MODEL_OF_TAG]}",
+            "tracking=none",
+            *changed(asked),
+        ]
     if is_s3(config.data.root):
         config = replace(config, data=replace(config.data, root=FETCHED))
     words = ["backend=local", f"stages=[{','.join(planned_names(stages))}]", "tracking=none"]

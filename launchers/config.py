@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 
 from videolift import settings
 from videolift.errors import ConfigError
-from videolift.settings import Data, Model, Preprocess
+from videolift.settings import Data, Model, Predict, Preprocess
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 STAGES = ("preprocess", "train", "evaluate", "visualize")
 STAGES_ON_A_FINISHED_RUN = ("evaluate", "visualize")
+PREDICT = "predict"  # the stage that asks a finished run's model about other videos; goes alone
 BACKENDS = ("local", "sagemaker-local", "sagemaker-remote")
 PLUGINS = "hydra_plugins"  # the only package that Hydra takes launchers and sweepers from
 MAX_SEED = 2**32 - 1  # what numpy and Keras take
@@ -141,6 +142,7 @@ class Backend:
     name: str = "local"  # local | sagemaker-local | sagemaker-remote
     preprocess: PreprocessJob = field(default_factory=PreprocessJob)  # of the preprocess stage
     train: TrainJob = field(default_factory=TrainJob)  # of train, evaluate and visualize
+    predict: Resources = field(default_factory=Resources)  # of the predict stage
     gpus: str | None = None  # of this machine, for training in containers: all, or a number
     network_isolation: bool = True  # containers reach nothing, and at most each other
     parity: Parity = Parity.warn
@@ -166,7 +168,11 @@ class Backend:
 
     def resources(self, purpose: str) -> Resources:
         """Return what the stages of a purpose are given: those of ``launchers.image.PURPOSES``."""
-        return self.preprocess if purpose == "preprocess" else self.train
+        return self.jobs()[purpose]
+
+    def jobs(self) -> dict[str, Resources]:
+        """Return what each kind of job is given, by its purpose."""
+        return {"preprocess": self.preprocess, "train": self.train, "predict": self.predict}
 
 
 @dataclass
@@ -221,6 +227,7 @@ class Config:
     data: Data = field(default_factory=Data)
     preprocess: Preprocess = field(default_factory=Preprocess)
     model: Model = field(default_factory=Model)
+    predict: Predict = field(default_factory=Predict)
     tracking: Tracking = field(default_factory=Tracking)
     sweep: Sweep = field(default_factory=Sweep)
 
@@ -260,7 +267,7 @@ def to_object(composed: DictConfig) -> Config:
 
 def problems(config: Config) -> list[str]:
     """Return every mistake that the values make together, each as ``key: what; what to do``."""
-    return [*_own_problems(config), *settings.problems(config.data, config.preprocess, config.model)]
+    return [*_own_problems(config), *settings.problems(config.data, config.preprocess, config.model, config.predict)]
 
 
 def _own_problems(config: Config) -> Iterator[str]:
@@ -288,6 +295,8 @@ def _action_problems(config: Config) -> Iterator[str]:
     if config.action in (Action.resume, Action.sync):
         if config.run is None:
             yield f"run: action={config.action.value} needs the id of a run; say run=ID"
+    elif PREDICT in config.stages:
+        yield from _predict_problems(config)
     elif config.run is not None and not set(config.stages) <= set(STAGES_ON_A_FINISHED_RUN):
         yield (
             f"run: a finished run is for stages=[{','.join(STAGES_ON_A_FINISHED_RUN)}] or some of them; "
@@ -295,14 +304,26 @@ def _action_problems(config: Config) -> Iterator[str]:
         )
 
 
+def _predict_problems(config: Config) -> Iterator[str]:
+    if config.action in (Action.build, Action.push):
+        return
+    if config.stages != [PREDICT]:
+        yield f"stages: {PREDICT} goes alone, after a run that has trained; say stages=[{PREDICT}] run=ID"
+    if config.run is None:
+        yield f"run: {PREDICT} needs the id of a run whose model is to classify; say run=ID"
+    if config.predict.input is None:
+        yield "predict.input: which videos? say predict.input=FILE, a folder, or a pattern in quotes: 'clips/*.mp4'"
+
+
 def _stage_problems(stages: list[str]) -> Iterator[str]:
     if not stages:
         yield f"stages: is empty; there are {', '.join(STAGES)}"
+    known = (*STAGES, PREDICT)
     for stage in dict.fromkeys(stages):
-        if stage not in STAGES:
-            near = difflib.get_close_matches(stage, STAGES, n=1)
+        if stage not in known:
+            near = difflib.get_close_matches(stage, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            yield f"stages: there is no stage {stage!r}, there are {', '.join(STAGES)}{hint}"
+            yield f"stages: there is no stage {stage!r}, there are {', '.join(known)}{hint}"
         elif stages.count(stage) > 1:
             yield f"stages: {stage} is there {stages.count(stage)} times; once is enough"
 
@@ -326,7 +347,7 @@ def _backend_problems(backend: Backend) -> Iterator[str]:
         yield f"backend.name: there is no backend {backend.name!r}, there are {', '.join(BACKENDS)}"
     if backend.grace_s < 0:
         yield f"backend.grace_s: must be at least 0 seconds, got {backend.grace_s}"
-    for name, resources in (("preprocess", backend.preprocess), ("train", backend.train)):
+    for name, resources in backend.jobs().items():
         if resources.instance_count < 1:
             yield f"backend.{name}.instance_count: must be at least 1, got {resources.instance_count}"
     yield from _settings_of_other_backends(backend)
@@ -383,7 +404,7 @@ def _metric_problems(config: Config) -> Iterator[str]:
 
 
 # Which backends a setting is for, where not for all; the others would silently ignore it.
-EVERYWHERE = ("name", "preprocess", "train", "build", "instance_count")
+EVERYWHERE = ("name", "preprocess", "train", "predict", "build", "instance_count")
 IN_CONTAINERS = ("mode", "image", "base_image", "network_isolation", "pip_index_url", "pip_trusted_host", "wheels")
 ON_DOCKER = ("memory", "cpus", "gpus", "parity")
 
@@ -395,6 +416,7 @@ def _settings_of_other_backends(backend: Backend) -> Iterator[str]:
         ("backend", backend, plain),
         ("backend.preprocess", backend.preprocess, plain.preprocess),
         ("backend.train", backend.train, plain.train),
+        ("backend.predict", backend.predict, plain.predict),
         ("backend.build", backend.build, plain.build),
     ]
     for prefix, given, default in groups:
@@ -415,7 +437,7 @@ def _backends_with(key: str) -> tuple[str, ...]:
 
 
 def _container_problems(backend: Backend) -> Iterator[str]:
-    for name, resources in (("preprocess", backend.preprocess), ("train", backend.train)):
+    for name, resources in backend.jobs().items():
         if resources.memory is not None and not re.fullmatch(r"[1-9]\d*[bkmgBKMG]?", resources.memory):
             yield f"backend.{name}.memory: must be a size like 512m or 8g, got {resources.memory}"
         if resources.cpus is not None and resources.cpus <= 0:
@@ -426,7 +448,7 @@ def _container_problems(backend: Backend) -> Iterator[str]:
 
 
 def _image_problems(backend: Backend) -> Iterator[str]:
-    for name, resources in (("preprocess", backend.preprocess), ("train", backend.train)):
+    for name, resources in backend.jobs().items():
         for key in ("image", "base_image"):
             reference = getattr(resources, key)
             if reference is not None and not re.fullmatch(r"[\w][\w.:/@-]*", reference, re.ASCII):

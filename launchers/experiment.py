@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launchers import actions, report
+from launchers import actions, predicting, report
 from launchers.base import Detached
-from launchers.config import Action, Config
+from launchers.config import PREDICT, Action, Config
 from launchers.outputs import Outputs
 from launchers.planning import refuse_missing_inputs
 from launchers.preparing import Preparing, make_ready
@@ -65,14 +65,15 @@ def _run(config: Config, place: Place) -> int:
         return actions.build(console, outputs, config)
     if config.action is Action.push:
         return actions.push(console, config)
-    if config.run is not None:
+    if config.run is not None and config.stages != [PREDICT]:
         config = _again(config, outputs)
     with terminate_as_interrupt():
         return _run_or_plan(console, outputs, config, place)
 
 
 def _run_or_plan(console: Console, outputs: Outputs, config: Config, place: Place) -> int:
-    prepared = Preparing(outputs, console).prepare(config)
+    asked = config.stages == [PREDICT] and config.action is not Action.resume
+    prepared = predicting.prepare(config, outputs, console) if asked else Preparing(outputs, console).prepare(config)
     if config.action is Action.plan:
         report.print_plan(console, prepared, outputs)
         report.print_described(console, actions.described(prepared, outputs))
@@ -86,7 +87,11 @@ def _run_or_plan(console: Console, outputs: Outputs, config: Config, place: Plac
     except Detached as detached:
         console.print(str(detached), soft_wrap=True)
         return 0 if not config.backend.wait else detached.exit_code
-    report.print_summary(console, record, prepared, outputs, _open_with(config, record))
+    open_with = _open_with(config, record)
+    if asked:
+        report.print_predictions(console, record, outputs, open_with)
+    else:
+        report.print_summary(console, record, prepared, outputs, open_with)
     return 0
 
 

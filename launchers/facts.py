@@ -8,7 +8,7 @@ import secrets
 import time
 
 from launchers import report
-from launchers.config import Config
+from launchers.config import PREDICT, Config
 from launchers.preparing import Prepared
 from videolift.plan import digest_of, to_plain
 
@@ -26,7 +26,7 @@ def tags(prepared: Prepared) -> dict[str, str]:
         **prepared.config.tags,
         "split": prepared.config.data.split.value,
     }
-    if "train" in prepared.planned:
+    if "train" in prepared.planned and PREDICT not in prepared.planned:
         model = prepared.planned["train"].plan.model
         tags |= {"precision": model.precision.value, "optimizer": str(model.optimizer)}
     return tags

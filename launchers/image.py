@@ -20,7 +20,13 @@ from videolift.errors import StageError
 from videolift.provenance import FOLDER, LIBRARIES
 
 IMAGES = Path(__file__).parent / "images"
-PURPOSES = {"preprocess": "preprocess", "train": "train", "evaluate": "train", "visualize": "train"}  # by stage
+PURPOSES = {  # by stage
+    "preprocess": "preprocess",
+    "train": "train",
+    "evaluate": "train",
+    "visualize": "train",
+    "predict": "predict",
+}
 MACHINE = "x86_64"  # what docker.PLATFORM is to Python
 LOCKED_FOR = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": MACHINE}
 LOCKED_PYTHON = "3.11.0"  # what an image is taken to have as long as nothing is known of its base

@@ -370,7 +370,8 @@ def dataset_input(record: RunRecord) -> DatasetInput | None:
         schema=json.dumps({"mlflow_colspec": columns}),
         profile=json.dumps(data, ensure_ascii=False),
     )
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+    context = "prediction" if data.get("source") == "predict" else "training"
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 
 def plain_json(value: Any) -> str:

@@ -28,12 +28,14 @@ KINDS = {
     "train": Kind.training,
     "evaluate": Kind.training,
     "visualize": Kind.training,
+    "predict": Kind.processing,
 }
 NEEDS = {
     "preprocess": (),
     "train": ("preprocess",),
     "evaluate": ("preprocess", "train"),
     "visualize": ("preprocess", "train", "evaluate"),
+    "predict": ("train",),
 }
 # Knobs that cannot change the bytes of finished arrays: speed, and when to give up.
 NOT_IN_PREPROCESS_ID = ("workers", "bad_video", "max_bad_share", "sampling")
@@ -185,21 +187,21 @@ def prepare_stage(
         if left.name not in planned.hosts:
             shutil.rmtree(left)
     shutil.rmtree(stage_folder.shares, ignore_errors=True)  # of an earlier try
-    channels = {"plan": stage_folder.plan, **input_channels(inputs)}
+    channels = {"plan": stage_folder.plan, **input_channels(planned.name, inputs)}
     stage = Stage(planned.plan, KINDS[planned.name], stage_folder, planned.hosts, channels)
-    if planned.name == "preprocess":
+    if stage.kind is Kind.processing:
         stage.dealt["videos"] = _deal(planned.hosts, manifest, data)
     return stage
 
 
-def input_channels(inputs: dict[str, Path]) -> dict[str, Path]:
-    """Return the channels that carry the results of earlier stages, by whose they are."""
+def input_channels(name: str, inputs: dict[str, Path]) -> dict[str, Path]:
+    """Return the channels that carry the results of earlier stages to one, by whose they are."""
     channels = {}
     if "preprocess" in inputs:
         channels["arrays"] = StageFolder(inputs["preprocess"], Kind.processing).arrays
     if "train" in inputs:
         trained = StageFolder(inputs["train"], Kind.training).first
-        channels |= {"model": trained.model, "training": trained.output}
+        channels |= {"model": trained.model} | ({} if name == "predict" else {"training": trained.output})
     if "evaluate" in inputs:
         channels["evaluation"] = StageFolder(inputs["evaluate"], Kind.training).first.output
     return channels

@@ -53,9 +53,9 @@ class Prepared:
     backend: Backend
     manifest: Manifest
     planned: dict[str, PlannedStage]
-    parity: Table | None = (
-        None  # versions in what the stages run in against those here; None where that is this machine
-    )
+    plan: Callable[[Config, Backend, Manifest], dict[str, PlannedStage]]  # how that came about
+    # Versions in what the stages run in against those here; None where that is this machine.
+    parity: Table | None = None
 
 
 class Preparing:
@@ -83,7 +83,7 @@ class Preparing:
             if wrong:
                 raise ConfigError("the arrays do not fit the settings:\n" + "\n".join(f"  {line}" for line in wrong))
         data, manifest = self._manifest(config)
-        return Prepared(config, data, backend, manifest, _plan(config, backend, manifest))
+        return Prepared(config, data, backend, manifest, _plan(config, backend, manifest), _plan)
 
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
@@ -160,7 +160,7 @@ def make_ready(
         backend.make_ready(stages, console, at_once=at_once)
         parities[id(backend)] = _parity(backend, list(stages), mine[0].config.backend.parity)
     return [
-        replace(run, planned=_plan(run.config, run.backend, run.manifest), parity=parities[id(run.backend)])
+        replace(run, planned=run.plan(run.config, run.backend, run.manifest), parity=parities[id(run.backend)])
         for run in runs
     ]
 

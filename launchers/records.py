@@ -21,6 +21,7 @@ SWEEP_TAG, CHILD_TAG = (
     "videolift.sweep",
     "videolift.child",
 )  # of a sweep's run: whose, which one
+MODEL_OF_TAG = "videolift.model_of"  # of a run that asks another one's model: that one's id
 
 
 class Status(str, Enum):

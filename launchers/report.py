@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,21 @@ from rich.text import Text
 
 from launchers.base import Described
 from launchers.cache import StageFolder
+from launchers.config import PREDICT
 from launchers.outputs import Outputs
 from launchers.parity import Table as Parity
 from launchers.planning import NEEDS, finished_stages
+from launchers.predicting import shown as shown_predictions
 from launchers.preparing import Prepared
 from launchers.records import RunRecord, StageRecord
-from videolift.files import EVALUATION_FILE
+from videolift.files import EVALUATION_FILE, PREDICTIONS_FILE
 from videolift.manifest import Manifest
 from videolift.parts import clips_a_part, frame_shape
-from videolift.settings import Split, resolved_sampling
+from videolift.settings import Preprocess, Split, resolved_sampling
 from videolift.workspace import Kind
 
 SPLITS = ("train", "val", "test")
+SHOWN_PREDICTIONS = 20  # rows
 
 
 def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
@@ -35,16 +39,9 @@ def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
         f"data      {manifest.source}: {len(manifest.clips)} clips of {len(manifest.classes)} classes, "
         f"{megabytes:.1f} MB"
     )
-    console.print(f"split     {split_text(manifest, config.data.split)}")
-    p = config.preprocess
-    size = len(manifest.clips) * (p.windows or 1)
-    for number in frame_shape(p):
-        size *= number
-    console.print(
-        f"arrays    uint8 {frame_shape(p)} a clip, {resolved_sampling(p).value} sampling, about {size / 1e6:.1f} MB "
-        f"in parts of {clips_a_part(p)} clips",
-        highlight=False,
-    )
+    if manifest.source != PREDICT:
+        console.print(f"split     {split_text(manifest, config.data.split)}")
+        console.print(_arrays_text(config.preprocess, len(manifest.clips)), highlight=False)
     finished = finished_stages(prepared.planned, outputs.cache, prepared.backend)
     table = Table(box=None, pad_edge=False)
     for column in ("stage", "id", "hosts", "from", "state"):
@@ -56,6 +53,14 @@ def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
         inputs = ", ".join(NEEDS[name]) or str(config.data.root or config.data.csv or config.data.npz)
         table.add_row(*map(Text, (name, stage.id, str(len(stage.hosts)), inputs, state)))
     console.print(table, soft_wrap=True)
+
+
+def _arrays_text(p: Preprocess, clips: int) -> str:
+    size = clips * (p.windows or 1) * math.prod(frame_shape(p))
+    return (
+        f"arrays    uint8 {frame_shape(p)} a clip, {resolved_sampling(p).value} sampling, about {size / 1e6:.1f} MB in "
+        f"parts of {clips_a_part(p)} clips"
+    )
 
 
 def print_described(console: Console, described: Sequence[Described]) -> None:
@@ -112,6 +117,24 @@ def print_summary(
         table.add_row(*map(Text, row))
     console.print()
     console.print(table)
+
+
+def print_predictions(console: Console, record: RunRecord, outputs: Outputs, open_with: str | None) -> None:
+    """Print the first rows of what a model says of videos, and where the others are."""
+    stage = _stage(record, PREDICT)
+    assert stage is not None
+    file = StageFolder(Path(stage.folder), Kind.processing).first.output / PREDICTIONS_FILE
+    lines, more, failed = shown_predictions(file, SHOWN_PREDICTIONS)
+    console.print()
+    _print_table(console, lines)
+    if more:
+        console.print(f"... {more} more")
+    if failed:
+        console.print(f"{failed} of the files cannot be read", style="yellow")
+    console.print(f"\ntable  {_from_here(file)}", soft_wrap=True)
+    console.print(f"run    {_from_here(outputs.run(record.id).path)}", soft_wrap=True)
+    if open_with:
+        console.print(f"open   {open_with}", soft_wrap=True)
 
 
 def _from_here(path: Path) -> str:

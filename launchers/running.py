@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launchers import commands, facts, report
+from launchers import commands, facts, predicting, report
 from launchers.base import Detached, Job, LostTouch, Pruned, Stage
 from launchers.cache import StageFolder, event_files
-from launchers.config import Config
+from launchers.config import PREDICT, Config
 from launchers.display import JobDisplay
 from launchers.follow import follow
 from launchers.outputs import Outputs
@@ -292,6 +292,8 @@ class Run:
                 raise
             if first == "preprocess":
                 self._merge(job.stages[0])
+            elif first == PREDICT:
+                predicting.merge(job.stages[0], self._prepared.manifest)
             display.ended("done")
         return len(job.stages)
 

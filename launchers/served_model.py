@@ -21,7 +21,7 @@ class VideoClassifier(PythonModel):
     """Classifies the videos at the paths it is given."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        from videolift.predict import load_predictor
+        from videolift.predictor import load_predictor
 
         self._predictor = load_predictor(Path(context.artifacts["model"]))
 

@@ -38,7 +38,7 @@ def containers() -> Iterator[Containers]:
         skip_without(engine.missing_for_base())
         engine.make_base(host, engine.FOLDER)
         wheels = engine.FOLDER / "wheels"
-        engine.download_wheels(wheels, IMAGES / "preprocess.txt", IMAGES / "train.txt")
+        engine.download_wheels(wheels, *sorted(IMAGES.glob("*.txt")))
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DOCKER_HOST", host)
             patch.delenv("DOCKER_CONTEXT", raising=False)  # it would win

@@ -27,6 +27,7 @@ def settings_of(wheels: Path) -> tuple[str, ...]:
         f"backend.build.wheels={wheels.resolve()}",
         f"backend.preprocess.base_image={BASE_IMAGE}",
         f"backend.train.base_image={BASE_IMAGE}",
+        f"backend.predict.base_image={BASE_IMAGE}",
     )
 
 

@@ -27,7 +27,7 @@ from launchers.emulator.hosts import Host, HostPlan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHIM = Path(__file__).resolve().parent / "shim"  # what `python3 -m pip` is where this Python has none
-OUR_IMAGE = re.compile(r"(?:^|/)videolift-(?:preprocess|train)(?:[:@]|$)")
+OUR_IMAGE = re.compile(r"(?:^|/)videolift-(?:preprocess|train|predict)(?:[:@]|$)")
 OUR_ENTRYPOINT = ("python3", "-m", "videolift.entry")  # as in launchers/images/*.Dockerfile
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 START_S = 10.0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launchers.building import recipe_of
-from launchers.config import Backend, Mode, PreprocessJob, TrainJob
+from launchers.config import Backend, Mode, PreprocessJob, Resources, TrainJob
 from launchers.emulator.calls import CallsFile
 from launchers.emulator.emulated import Emulated
 from launchers.emulator.front import Front
@@ -18,6 +18,7 @@ from launchers.emulator.jobs import partition_of
 from launchers.emulator.logs import ACCOUNT
 from launchers.emulator.quotas import Quotas
 from launchers.emulator.sagemaker_api import SageMaker
+from launchers.image import PURPOSES
 
 LOOPBACK = "127.0.0.1"
 REGION = "us-east-1"
@@ -109,8 +110,10 @@ def _have_images(region: str) -> None:
 
     registry = ecr_backends[ACCOUNT][region]
     for mode in Mode:
-        for purpose in ("preprocess", "train"):
-            settings = Backend(preprocess=PreprocessJob(mode=mode), train=TrainJob(mode=mode))
+        for purpose in dict.fromkeys(PURPOSES.values()):
+            settings = Backend(
+                preprocess=PreprocessJob(mode=mode), train=TrainJob(mode=mode), predict=Resources(mode=mode)
+            )
             name, _, tag = recipe_of(settings, purpose).tag.partition(":")
             if name not in registry.repositories:
                 registry.create_repository(name, ACCOUNT, {}, {"scanOnPush": True}, "IMMUTABLE", [])

@@ -126,22 +126,21 @@ class RemoteBackend:
     def make_ready(self, stages: Mapping[str, Collection[str]], console: Console, *, at_once: int = 1) -> None:
         jobs = self._jobs_to_start(stages, self._is_left)
         account, region = self._aws.account, self._aws.region
-        purposes = dict.fromkeys(PURPOSES[name] for name in stages if KINDS[name] in jobs and not self._is_local(name))
-        images = {purpose: image_of(self._settings, purpose, region, account) for purpose in purposes}
-        machines = machines_of(self._settings, {kind: min(count, at_once) for kind, count in jobs.items()})
+        images = {purpose: image_of(self._settings, purpose, region, account) for purpose in jobs}
+        machines = machines_of(self._settings, {purpose: min(count, at_once) for purpose, count in jobs.items()})
         found = find_job_problems(self._aws, machines, images)
         for note in found.notes:
             console.print(f"note: {note}", style="yellow", soft_wrap=True)
         if found.problems:
             raise ConfigError("\n".join(found.problems))
 
-    def _jobs_to_start(self, stages: Mapping[str, Collection[str]], is_left: Callable[[str], bool]) -> dict[Kind, int]:
-        """Return how many jobs of each kind stages take, by name and id; those of one run and kind share one."""
-        found: dict[Kind, int] = {}
+    def _jobs_to_start(self, stages: Mapping[str, Collection[str]], is_left: Callable[[str], bool]) -> dict[str, int]:
+        """Return how many jobs stages take, by purpose; those of one run and purpose share one."""
+        found: dict[str, int] = {}
         for name, ids in stages.items():
             count = 0 if self._is_local(name) else sum(not is_left(one) for one in set(ids))
             if count:
-                found[KINDS[name]] = max(count, found.get(KINDS[name], 0))
+                found[PURPOSES[name]] = max(count, found.get(PURPOSES[name], 0))
         return found
 
     def _is_left(self, stage_id: str) -> bool:
@@ -169,7 +168,7 @@ class RemoteBackend:
         found = state.describe(self._aws.client("sagemaker"), handle.kind, handle.job)
         return found is not None and found.status in (state.IN_PROGRESS, state.COMPLETED)
 
-    def _estimate(self, jobs: Mapping[Kind, int]) -> Estimate:
+    def _estimate(self, jobs: Mapping[str, int]) -> Estimate:
         return most_it_can_cost(self._settings, self._aws.region, jobs)
 
     @cached_property
@@ -346,7 +345,7 @@ class RemoteBackend:
                     requests.shown(json.dumps(order.request, indent=1, ensure_ascii=False)),
                 )
             )
-        jobs = {KINDS[stage.plan.stage]: 1 for stage in remote}
+        jobs = {PURPOSES[stage.plan.stage]: 1 for stage in remote}
         return [*described, _described_cost(self._estimate(jobs))]
 
     def _described(self, sending: Sending) -> tuple[str, ...]:

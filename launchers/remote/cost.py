@@ -18,6 +18,7 @@ from pathlib import Path
 
 from launchers.base import Described
 from launchers.config import Backend
+from launchers.planning import KINDS
 from videolift.workspace import Kind
 
 PRICES = Path(__file__).with_name("prices.csv")
@@ -99,15 +100,15 @@ class Estimate:
         return f"at most {dollars(self.usd)} USD, without {NOT_INCLUDED}"
 
 
-def most_it_can_cost(backend: Backend, region: str, jobs: Mapping[Kind, int], prices: Prices | None = None) -> Estimate:
+def most_it_can_cost(backend: Backend, region: str, jobs: Mapping[str, int], prices: Prices | None = None) -> Estimate:
     """Return the most that jobs can cost when each takes all the time that it is allowed.
 
     Args:
-        jobs: how many of each kind will be submitted; one that is not, because its result is there, costs nothing.
+        jobs: how many will be submitted, by purpose; one that is not, because its result is there, costs nothing.
         prices: None: those of prices.csv.
     """
     found = known_prices() if prices is None else prices
-    return Estimate(region, tuple(_cost_of(backend, region, kind, count, found) for kind, count in jobs.items()))
+    return Estimate(region, tuple(_cost_of(backend, region, purpose, count, found) for purpose, count in jobs.items()))
 
 
 def cost_problem(limit: float, costs: Sequence[Described], *, several: bool) -> str | None:
@@ -151,8 +152,8 @@ def known_prices(file: Path = PRICES) -> Prices:
         }
 
 
-def _cost_of(backend: Backend, region: str, kind: Kind, count: int, prices: Prices) -> JobCost:
-    job = backend.train if kind is Kind.training else backend.preprocess
+def _cost_of(backend: Backend, region: str, purpose: str, count: int, prices: Prices) -> JobCost:
+    job, kind = backend.resources(purpose), KINDS[purpose]
     seconds = job.max_run_s + (backend.train.keep_alive_s if kind is Kind.training else 0)
     if backend.price_per_hour is not None:
         price: Price | None = Price(backend.price_per_hour, "backend.price_per_hour")

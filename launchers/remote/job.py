@@ -16,6 +16,7 @@ from typing import Any
 
 from launchers.base import HostEnd, LostTouch, Stage
 from launchers.cache import HANDLE, StageFolder
+from launchers.image import PURPOSES
 from launchers.remote import partition, state
 from launchers.remote.archive import extract
 from launchers.remote.aws import Aws, AwsError
@@ -224,13 +225,18 @@ class RemoteJob:
         if found.kind is Kind.training:
             limits = {"MaxRuntimeExceeded": "max_run_s", "MaxWaitTimeExceeded": "max_wait_s"}
             setting = next((limits[step.name] for step in found.steps if step.name in limits), None)
-            key = "train"
+            key = self._purpose
         else:
-            ran_s, key = found.run_s or 0, "preprocess"
-            setting = "max_run_s" if not self._stopped and ran_s >= self._aws.settings.preprocess.max_run_s else None
+            ran_s, key = found.run_s or 0, self._purpose
+            allowed_s = self._aws.settings.resources(key).max_run_s
+            setting = "max_run_s" if not self._stopped and ran_s >= allowed_s else None
         if setting is None:
             return None
         return f"the service stopped it: backend.{key}.{setting} was over", f"raise backend.{key}.{setting}"
+
+    @property
+    def _purpose(self) -> str:
+        return PURPOSES[next(iter(self._handle.stages))]
 
     def _as_told_by_the_service(self, found: State) -> HostEnd:
         reason = found.message or found.failure
@@ -243,8 +249,7 @@ class RemoteJob:
     def _end(self, host: str, code: int, reason: str) -> HostEnd:
         if code <= SIGNALLED or code == STOPPED_EXIT_CODE:
             return HostEnd(host, code, reason)
-        key = "preprocess" if self._handle.kind is Kind.processing else "train"
-        larger = f"choose a larger backend.{key}.instance_type" if code == SIGNALLED + signal.SIGKILL else ""
+        larger = f"choose a larger backend.{self._purpose}.instance_type" if code == SIGNALLED + signal.SIGKILL else ""
         return HostEnd(host, SIGNALLED - code, reason, larger)
 
     def _collect(self, found: State) -> None:

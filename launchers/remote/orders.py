@@ -10,6 +10,7 @@ from launchers.base import Stage
 from launchers.building import recipe_of
 from launchers.cache import Cache
 from launchers.config import Backend, Mode
+from launchers.image import PURPOSES
 from launchers.local import SOURCE
 from launchers.remote import requests
 from launchers.remote.registry import image_uri
@@ -76,7 +77,7 @@ def make_order(
     """
     if stages[0].kind is Kind.processing:
         (stage,) = stages
-        return _processing(stage, name, site, settings, data, others)
+        return _processing(stage, name, site, settings, cache, data, others)
     return _training(stages, name, site, settings, cache)
 
 
@@ -85,6 +86,7 @@ def _processing(
     name: str,
     site: Site,
     settings: Backend,
+    cache: Cache,
     data: Location | None,
     others: Callable[[Location, Sequence[str]], bool],
 ) -> Order:
@@ -92,14 +94,19 @@ def _processing(
     videos, sendings = _videos(stage, name, site, data, others)
     inputs = {"videos": videos, "plan": Input(plan.target)}
     sendings.append(plan)
-    if settings.preprocess.mode is Mode.byos:
+    results, finished = _results([stage], site, cache)
+    inputs |= {channel: Input(place) for channel, place in results.items()}
+    sendings += finished
+    purpose = PURPOSES[stage.plan.stage]
+    if settings.resources(purpose).mode is Mode.byos:
         source = _source(site)
         inputs[requests.CODE_CHANNEL] = Input(source.target)
         sendings.append(source)
-    image = image_of(settings, "preprocess", site.region, site.account)
+    image = image_of(settings, purpose, site.region, site.account)
     tags = requests.tags(settings, [stage.plan.stage])
     request = requests.processing_request(
-        name, site, settings, image, inputs, site.jobs / name / "output", tags, instances=len(stage.hosts)
+        *(name, site, settings, settings.resources(purpose), image, inputs, site.jobs / name / "output", tags),
+        instances=len(stage.hosts),
     )
     return Order(Kind.processing, name, request, sendings)
 
@@ -123,15 +130,8 @@ def _videos(
 
 def _training(stages: Sequence[Stage], name: str, site: Site, settings: Backend, cache: Cache) -> Order:
     plan = _plan(stages, site, together=True)
-    channels, sendings = {"plan": plan.target}, [plan]
-    for channel, folder in (item for stage in stages for item in stage.channels.items()):
-        if channel in channels:
-            continue
-        below = folder.relative_to(cache.folder)
-        channels[channel] = site.root / "cache" / below.as_posix()
-        stage_id = below.parts[0]
-        if cache.finished(stage_id) and stage_id not in {sending.what for sending in sendings}:
-            sendings.append(finished_stage(cache.path(stage_id), site.stage(stage_id)))
+    results, finished = _results(stages, site, cache)
+    channels, sendings = {"plan": plan.target, **results}, [plan, *finished]
     source = _source(site) if settings.train.mode is Mode.byos else None
     if source is not None:
         sendings.append(source)
@@ -153,6 +153,21 @@ def _training(stages: Sequence[Stage], name: str, site: Site, settings: Backend,
         target = site.root / "source" / captured.drivers_name
         sendings.append(Sending("the SageMaker SDK's start script", captured.drivers, target))
     return Order(Kind.training, name, captured.request, sendings)
+
+
+def _results(stages: Sequence[Stage], site: Site, cache: Cache) -> tuple[dict[str, Location], list[Sending]]:
+    """Return where the results that stages need lie, by channel, and what has to be sent to get them there."""
+    channels: dict[str, Location] = {}
+    sendings: list[Sending] = []
+    for channel, folder in (item for stage in stages for item in stage.channels.items()):
+        if channel in ("plan", *channels):
+            continue
+        below = folder.relative_to(cache.folder)
+        channels[channel] = site.root / "cache" / below.as_posix()
+        stage_id = below.parts[0]
+        if cache.finished(stage_id) and stage_id not in {sending.what for sending in sendings}:
+            sendings.append(finished_stage(cache.path(stage_id), site.stage(stage_id)))
+    return channels, sendings
 
 
 def _plan(stages: Sequence[Stage], site: Site, *, together: bool) -> Sending:

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from launchers.config import Backend
+from launchers.config import Backend, TrainJob
+from launchers.planning import KINDS
 from launchers.remote import partition
 from launchers.remote.aws import Aws, AwsError, explained
 from videolift.workspace import Kind
@@ -43,28 +44,22 @@ class Machines:
         return f"{self.instance_type} for training warm pool usage"
 
 
-def machines_of(backend: Backend, at_once: Mapping[Kind, int]) -> list[Machines]:
+def machines_of(backend: Backend, at_once: Mapping[str, int]) -> list[Machines]:
     """Return what jobs ask for.
 
     Args:
-        at_once: how many there are at the same time, by kind.
+        at_once: how many there are at the same time, by purpose.
     """
-    first, second = backend.preprocess, backend.train
-    asked = {
-        Kind.processing: Machines(
-            "backend.preprocess", Kind.processing, first.instance_type, first.instance_count, first.max_run_s
-        ),
-        Kind.training: Machines(
-            "backend.train",
-            Kind.training,
-            second.instance_type,
-            second.instance_count,
-            second.max_run_s,
-            second.spot,
-            second.keep_alive_s,
-        ),
-    }
-    return [replace(machines, at_once=at_once[kind]) for kind, machines in asked.items() if kind in at_once]
+    asked = []
+    for purpose, job in backend.jobs().items():
+        if purpose in at_once:
+            machines = Machines(
+                f"backend.{purpose}", KINDS[purpose], job.instance_type, job.instance_count, job.max_run_s
+            )
+            if isinstance(job, TrainJob):
+                machines = replace(machines, spot=job.spot, keep_alive_s=job.keep_alive_s)
+            asked.append(replace(machines, at_once=at_once[purpose]))
+    return asked
 
 
 def client(aws: Aws) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launchers.config import Backend
+from launchers.config import Backend, Resources
 from launchers.redaction import redacted_text
 from launchers.remote.instances import has_local_disks
 from launchers.remote.s3 import Location
@@ -47,18 +47,18 @@ def processing_request(
     name: str,
     site: Site,
     settings: Backend,
+    job: Resources,
     image: str,
     inputs: Mapping[str, Input],
     output: Location,
     tags: Mapping[str, str],
     instances: int,
 ) -> dict[str, Any]:
-    """Return the request for a processing job that runs the preprocess stage.
+    """Return the request for a processing job.
 
     Args:
         inputs: by name; one called ``code`` makes the job run our script from there.
     """
-    job = settings.preprocess
     cluster: dict[str, Any] = {
         "InstanceCount": instances,
         "InstanceType": job.instance_type,

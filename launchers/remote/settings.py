@@ -63,6 +63,7 @@ def setting_problems(backend: Backend) -> Iterator[str]:
     else:
         yield from _unused_problems(backend.preprocess)
     yield from _job_problems("backend.train", Kind.training, backend.train)
+    yield from _job_problems("backend.predict", Kind.processing, backend.predict)
     yield from _training_problems(backend.train)
 
 

@@ -26,7 +26,7 @@ from videolift.manifest import Manifest
 from videolift.plan import MANIFEST_FILE, PLAN_FILE, SOURCE_FOLDER, Plan, read_plan
 from videolift.workspace import CONTAINER_ROOT, Workspace, find_workspace
 
-STAGES = ("preprocess", "train", "evaluate", "visualize")
+STAGES = ("preprocess", "train", "evaluate", "visualize", "predict")
 SIGNALLED = 128  # a shell's exit code for a process that a signal ended is this and the signal's number
 STOPPED_EXIT_CODE = SIGNALLED + signal.SIGTERM
 FAILURE_LIMIT = 1024  # characters that the service keeps

@@ -12,4 +12,4 @@ HISTORY_FILE = "history.json"
 RESULT_FILE = "result.txt"  # as the original scripts wrote it
 EVALUATION_FILE = "evaluation.json"
 PER_CLASS_FILE = "per_class.csv"
-PREDICTIONS_FILE = "predictions.csv"
+PREDICTIONS_FILE = "predictions.csv"  # of evaluate: the test videos; of predict: what it was asked for

@@ -1,66 +1,98 @@
-"""Classifies one video with a trained model."""
+"""The predict stage: this host's share of the videos is classified by a trained model."""
 
 from __future__ import annotations
 
-import json
-import sys
+import csv
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
-import keras
-import numpy as np
-import numpy.typing as npt
-
-from videolift.errors import ConfigError
-from videolift.files import CLASSES_FILE, MODEL_FILE, SETTINGS_FILE
-from videolift.models import load_builder
-from videolift.plan import SOURCE_FOLDER, from_plain
+from videolift.errors import ClipError
+from videolift.files import PREDICTIONS_FILE
+from videolift.job import Job
+from videolift.manifest import Clip
+from videolift.predictor import Clips, load_predictor, trained_settings
 from videolift.settings import Preprocess
+from videolift.sysmetrics import sampled
 from videolift.video import read_clips
+from videolift.workers import workers
 
-FILES = (MODEL_FILE, CLASSES_FILE, SETTINGS_FILE)
-
-
-class Predictor:
-    """A model with what belongs to it: its classes, and how the videos that it was trained on became clips."""
-
-    def __init__(self, model: keras.Model, classes: list[str], preprocess: Preprocess) -> None:
-        self._model = model
-        self.classes = classes
-        self.preprocess = preprocess
-
-    def predict(self, video: Path) -> list[tuple[str, float]]:
-        """Return every class with its probability, averaged over the video's windows, best first.
-
-        Raises:
-            ClipError: if the video does not decode.
-        """
-        clips = read_clips(video, self.preprocess).clips  # uint8 (window, frame, height, width, channel)
-        probabilities = self._probabilities(clips).mean(axis=0)
-        order = np.argsort(-probabilities, kind="stable")
-        return [(self.classes[i], float(probabilities[i])) for i in order]
-
-    def _probabilities(self, clips: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        return np.asarray(self._model.predict(clips, verbose=0), dtype=np.float64)
+VIDEOS_A_BATCH = 16
+PROGRESS_INTERVAL_S = 0.25
 
 
-def load_predictor(folder: Path) -> Predictor:
-    """Load what a training leaves in its model folder.
+@dataclass(frozen=True)
+class Read:
+    """A video that was read, or why it could not be."""
 
-    Raises:
-        ConfigError: if one of them is missing, or they do not belong together.
+    clip: str
+    clips: Clips | None = None  # uint8 (window, frame, height, width, channel)
+    error: str = ""
+
+
+def run(job: Job) -> None:
+    """Write a row a video into ``predictions.csv``; one that cannot be read has its error there."""
+    folder, model = job.workspace.channel("videos"), job.workspace.channel("model")
+    share = [clip for clip in job.manifest.clips if (folder / clip.id).is_symlink() or (folder / clip.id).exists()]
+    settings = job.plan.predict
+    file = job.workspace.output / PREDICTIONS_FILE
+    with (
+        workers(settings.workers, partial(_read, folder, trained_settings(model)), "predict.workers") as read,
+        sampled(job),
+        file.open("w", encoding="utf-8", newline="") as table,
+    ):
+        predictor = load_predictor(model)  # only now: processes are not forked from one that has threads
+        top = min(settings.top, len(predictor.classes))
+        writer = csv.writer(table)
+        writer.writerow(columns(top))
+        done, failed, told = 0, 0, 0.0
+        for batch in _batches(read(share)):
+            job.stop.check()
+            clips = [one.clips for one in batch if one.clips is not None]
+            found = iter(predictor.probabilities(clips)) if clips else iter(())
+            for one in batch:
+                ranked = predictor.ranked(next(found))[:top] if one.clips is not None else []
+                writer.writerow(row(one.clip, ranked, one.error, top))
+                if one.error:
+                    failed += 1
+                    job.events.clip_error(one.clip, one.error)
+            done += len(batch)
+            if time.monotonic() - told > PROGRESS_INTERVAL_S or done == len(share):
+                told = time.monotonic()
+                job.events.progress(done, len(share), unit="videos", failed=failed)
+    suffix = "" if len(job.workspace.hosts) == 1 else f"_{job.workspace.host}"
+    job.events.metrics({f"videos{suffix}": done, f"unreadable{suffix}": failed})
+    if job.workspace.host == job.workspace.hosts[0]:
+        job.events.artifact(PREDICTIONS_FILE, "predictions")  # with the rows of all hosts, once they are merged
+
+
+def columns(top: int) -> list[str]:
+    """Return the head of the table: the best class, then the others, each beside its probability."""
+    others = [f"{name}_{n}" for n in range(2, top + 1) for name in ("class", "probability")]
+    return ["path", "class", "probability", *others, "error"]
+
+
+def row(path: str, ranked: Sequence[tuple[str, float]], error: str, top: int) -> list[str]:
+    """Return a video's line of the table.
+
+    Args:
+        ranked: classes with their probabilities, best first; none for a video that could not be read.
     """
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise ConfigError(f"{folder}: no {', '.join(missing)}; give the model folder of a finished training")
-    settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-    classes = (folder / CLASSES_FILE).read_text(encoding="utf-8").splitlines()
-    if settings.get("builder"):  # registers its own layers with Keras
-        sys.path.insert(0, str(folder / SOURCE_FOLDER))
-        load_builder(settings["builder"], folder / SOURCE_FOLDER)
-    model = keras.saving.load_model(folder / MODEL_FILE, compile=False)
-    if model.output_shape[-1] != len(classes):
-        raise ConfigError(
-            f"{folder}: the model tells {model.output_shape[-1]} classes apart, {CLASSES_FILE} names {len(classes)}; "
-            "the files are of different trainings"
-        )
-    return Predictor(model, classes, from_plain(Preprocess, settings["preprocess"]))
+    cells = [cell for name, probability in ranked for cell in (name, f"{probability:.6f}")]
+    return [path, *(cells or [""] * (2 * top)), error]
+
+
+def _read(folder: Path, p: Preprocess, clip: Clip) -> Read:
+    """Read a video as those were read that the model was trained on."""
+    try:
+        return Read(clip.id, read_clips(folder / clip.id, p).clips)
+    except ClipError as error:
+        return Read(clip.id, error=error.reason)
+
+
+def _batches(videos: Iterator[Read]) -> Iterator[list[Read]]:
+    while batch := list(islice(videos, VIDEOS_A_BATCH)):
+        yield batch

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from functools import partial
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
-from videolift.errors import ClipError, StageError
+from videolift.errors import ClipError
 from videolift.events import tell_clip_begun
-from videolift.job import Job, die_with
+from videolift.job import Job
 from videolift.manifest import Clip
 from videolift.parts import Entry, HostParts, Pixels, chunks, clips_a_part, frame_shape, refuse_too_many_bad
 from videolift.sampling import ShortVideoError
 from videolift.settings import BadVideo, Preprocess, ShortVideo, Source
 from videolift.sysmetrics import sampled
 from videolift.video import read_clips
+from videolift.workers import workers
 
-QUEUE_A_WORKER = 8  # clips under way a worker: keeps workers busy and memory flat
 PROGRESS_INTERVAL_S = 0.25
 
 Read = Callable[[Clip], tuple[Entry, Pixels]]
@@ -40,7 +32,9 @@ def run(job: Job) -> None:
     share, read = _share_and_reader(job, folder)
     parts = HostParts(job.workspace.parts)
     counter = _Counter(job, len(share))
-    with _workers(p, read) as decode, sampled(job):
+    # Rows of arrays are only copied: sending them between processes would cost more.
+    count = p.workers if isinstance(read, partial) else 1
+    with workers(count, read, "preprocess.workers") as decode, sampled(job):
         for number, clips in enumerate(chunks(share, clips_a_part(p))):
             entries = parts.finished(number, [c.id for c in clips])
             if entries is None:
@@ -98,45 +92,6 @@ def read_clip(folder: Path, p: Preprocess, clip: Clip) -> tuple[Entry, Pixels]:
 def _with_remedy(reason: str, p: Preprocess) -> str:
     limit = f"at most preprocess.max_bad_share={p.max_bad_share}"
     return f"{reason}. preprocess.bad_video=skip leaves such files out ({limit})"
-
-
-@contextmanager
-def _workers(p: Preprocess, read: Read) -> Iterator[Callable[[Sequence[Clip]], Iterator[tuple[Entry, Pixels]]]]:
-    """Yield a map over clips, in order, on ``preprocess.workers`` processes.
-
-    Fork, before this process starts any thread: a spawned worker would first import OpenCV and PyAV again (on short
-    jobs two workers are then 1.06x one, instead of 1.9x).
-    """
-    count = p.workers or len(os.sched_getaffinity(0))
-    if count == 1 or not isinstance(read, partial):  # rows of arrays are only copied: sending them would cost more
-        yield lambda clips: (read(clip) for clip in clips)
-        return
-    pool = ProcessPoolExecutor(count, get_context("fork"), _start_worker, (os.getpid(),))
-    try:
-        pool.submit(os.getpid).result()  # forks all workers now
-        yield partial(_map_in_order, pool, read, count * QUEUE_A_WORKER)
-    except BrokenProcessPool as error:
-        raise StageError(
-            "a preprocessing worker was killed, most often because memory ran out; use fewer preprocess.workers"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker(parent: int) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how a pool ends the others when one is killed
-    die_with(parent, signal.SIGKILL)
-
-
-def _map_in_order(
-    pool: ProcessPoolExecutor, read: Read, ahead: int, clips: Sequence[Clip]
-) -> Iterator[tuple[Entry, Pixels]]:
-    waiting = iter(clips)
-    under_way: deque[Future[tuple[Entry, Pixels]]] = deque(pool.submit(read, c) for c in islice(waiting, ahead))
-    while under_way:
-        result = under_way.popleft().result()
-        under_way.extend(pool.submit(read, c) for c in islice(waiting, 1))
-        yield result
 
 
 class _Counter:

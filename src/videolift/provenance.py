@@ -18,6 +18,7 @@ LIBRARIES = {
     "train": ("keras", "numpy", "tensorflow"),
     "evaluate": ("keras", "numpy", "tensorflow"),
     "visualize": ("matplotlib", "numpy"),
+    "predict": ("av", "keras", "numpy", "opencv-python-headless", "tensorflow"),
 }
 
 

@@ -141,6 +141,15 @@ class Model:
     precision: Precision = Precision.auto
 
 
+@dataclass
+class Predict:
+    """What a trained model is to classify."""
+
+    input: str | None = None  # a video, a folder of videos, or a pattern: clips/*.mp4, clips/**/*.avi
+    top: int = 5  # classes in a row of the table, best first
+    workers: int = 0  # processes that read videos; 0 = all cores
+
+
 MODELS = ("cnn3d", "cnn3d_batchnorm", "cnn3d_leakyrelu", "r2plus1d", "mobile_causal", "cnn2d")
 # The models that the original scripts have, and the optimizers that they are compiled with there.
 ORIGINALS = {"cnn3d": "adam", "cnn3d_batchnorm": "rmsprop", "cnn3d_leakyrelu": "rmsprop", "cnn2d": "adam"}
@@ -187,9 +196,10 @@ def resolved_optimizer(model: Model) -> str:
     return ORIGINALS[model.name] if model.original and not model.builder else "adam"
 
 
-def problems(data: Data, preprocess: Preprocess, model: Model) -> list[str]:
+def problems(data: Data, preprocess: Preprocess, model: Model, predict: Predict | None = None) -> list[str]:
     """Return every mistake that can be told from the settings alone, each as ``key: what; what to do``."""
-    return [*_data_problems(data), *_preprocess_problems(preprocess), *_model_problems(model, data, preprocess)]
+    found = [*_data_problems(data), *_preprocess_problems(preprocess), *_model_problems(model, data, preprocess)]
+    return found if predict is None else [*found, *_predict_problems(predict)]
 
 
 def _at_least(group: str, settings: object, minimum: int, *names: str) -> list[str]:
@@ -247,6 +257,13 @@ def _preprocess_problems(p: Preprocess) -> list[str]:
                 )
     if p.windows is not None and p.stride is not None:
         found.append("preprocess.stride: preprocess.windows already says how many clips a video gives; leave one out")
+    return found
+
+
+def _predict_problems(predict: Predict) -> list[str]:
+    found = _at_least("predict", predict, 1, "top") + _at_least("predict", predict, 0, "workers")
+    if predict.input is not None and not predict.input.strip():
+        found.append("predict.input: is empty; say which videos, or leave it out")
     return found
 
 

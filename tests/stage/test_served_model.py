@@ -51,7 +51,7 @@ RECORD = """if True:
     outputs, run_id = Path(sys.argv[1]), sys.argv[2]
     for _ in range(2):
         tracking.sync(RunFolder(outputs / "runs" / run_id), Tracking(), outputs)
-    print([name for name in ("tensorflow", "keras", "cv2", "av", "videolift.predict") if name in sys.modules])
+    print([name for name in ("tensorflow", "keras", "cv2", "av", "videolift.predictor") if name in sys.modules])
 """
 
 

@@ -153,7 +153,7 @@ WRONG = {
     "action=resume": Config(run="x"),
     "run: is empty; give it a value or leave it out": Config(run=" ", stages=["evaluate"]),
     "stages: is empty; there are preprocess, train, evaluate, visualize": Config(stages=[]),
-    "stages: there is no stage 'evalute', there are preprocess, train, evaluate, visualize; did you mean "
+    "stages: there is no stage 'evalute', there are preprocess, train, evaluate, visualize, predict; did you mean "
     "evaluate?": Config(stages=["train", "evalute"]),
     "stages: train is there 2 times; once is enough": Config(stages=["train", "train"]),
     "outputs: is empty; give it a value": Config(outputs=""),

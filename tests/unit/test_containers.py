@@ -13,7 +13,7 @@ from launchers.commands import local_overrides
 from launchers.compose import compose
 from launchers.config import Backend, TrainJob, problems
 from launchers.container_job import Setup, run_arguments
-from launchers.image import locked_versions
+from launchers.image import PURPOSES, locked_versions
 from launchers.local import LocalBackend
 from launchers.machine import thread_variables
 from launchers.parity import differences, parity_table, to_csv
@@ -105,8 +105,7 @@ def test_the_tag_is_of_the_content() -> None:
 
 @pytest.mark.parametrize("stage", sorted(LIBRARIES))
 def test_the_images_locks_are_what_is_installed_here(stage: str) -> None:
-    purpose = "preprocess" if stage == "preprocess" else "train"
-    locked = locked_versions(purpose)
+    locked = locked_versions(PURPOSES[stage])
     here = library_versions(stage)
     assert {name: locked[name] for name in LIBRARIES[stage]} == {name: here[name] for name in LIBRARIES[stage]}
 

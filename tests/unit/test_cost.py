@@ -26,7 +26,7 @@ from launchers.remote.cost import (
 )
 from videolift.workspace import Kind
 
-JOBS = {Kind.processing: 1, Kind.training: 1}
+JOBS = {"preprocess": 1, "train": 1}
 PRICES = {
     ("us-east-1", Kind.processing, "ml.m5.xlarge"): Price(0.5, "a page, 2026-01-01"),
     ("us-east-1", Kind.training, "ml.g5.xlarge"): Price(2.0, "a page, 2026-01-01"),
@@ -62,8 +62,8 @@ def test_waiting_for_spare_capacity_costs_nothing_and_keeping_warm_does() -> Non
 
 
 def test_only_jobs_that_run_cost() -> None:
-    assert most_it_can_cost(backend(), "us-east-1", {Kind.training: 1}, PRICES).usd == 1.0
-    assert most_it_can_cost(backend(), "us-east-1", {Kind.training: 2}, PRICES).usd == 2.0
+    assert most_it_can_cost(backend(), "us-east-1", {"train": 1}, PRICES).usd == 1.0
+    assert most_it_can_cost(backend(), "us-east-1", {"train": 2}, PRICES).usd == 2.0
     nothing = most_it_can_cost(backend(), "us-east-1", {}, PRICES)
     assert nothing.usd == 0
     assert nothing.summary() == "no job, no cost"

@@ -37,7 +37,7 @@ class Priced:
 def runs(*backends: Priced, limits: Sequence[float | None] = (None,)) -> list[Prepared]:
     nothing = cast(Any, None)
     return [
-        Prepared(Config(backend=Settings(max_cost=limit)), nothing, cast(Backend, backend), nothing, {})
+        Prepared(Config(backend=Settings(max_cost=limit)), nothing, cast(Backend, backend), nothing, {}, nothing)
         for backend in backends
         for limit in limits
     ]

@@ -1,0 +1,100 @@
+"""A trained model with all that it takes to classify videos: what a training leaves in its model folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from videolift.errors import ConfigError
+from videolift.files import CLASSES_FILE, MODEL_FILE, SETTINGS_FILE
+from videolift.plan import SOURCE_FOLDER, from_plain
+from videolift.settings import Preprocess
+from videolift.video import read_clips
+
+if TYPE_CHECKING:
+    import keras
+
+FILES = (MODEL_FILE, CLASSES_FILE, SETTINGS_FILE)
+
+Clips = npt.NDArray[np.uint8]
+Probabilities = npt.NDArray[np.float64]
+
+
+def trained_settings(folder: Path) -> Preprocess:
+    """Return how the videos that a model was trained on became clips; takes no Keras.
+
+    Raises:
+        ConfigError: if the folder is not what a training leaves.
+    """
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(f"{folder}: no {', '.join(missing)}; give the model folder of a finished training")
+    return from_plain(Preprocess, _settings(folder)["preprocess"])
+
+
+def _settings(folder: Path) -> dict[str, dict[str, object]]:
+    settings: dict[str, dict[str, object]] = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    return settings
+
+
+class Predictor:
+    """A model with what belongs to it: its classes, and how the videos that it was trained on became clips."""
+
+    def __init__(self, model: keras.Model, classes: list[str], preprocess: Preprocess) -> None:
+        self._model = model
+        self.classes = classes
+        self.preprocess = preprocess
+
+    def predict(self, video: Path) -> list[tuple[str, float]]:
+        """Return every class with its probability, averaged over the video's windows, best first.
+
+        Raises:
+            ClipError: if the video does not decode.
+        """
+        (probabilities,) = self.probabilities([read_clips(video, self.preprocess).clips])
+        return self.ranked(probabilities)
+
+    def probabilities(self, videos: Sequence[Clips]) -> Probabilities:
+        """Return the probability of every class (video, class), averaged over each video's windows.
+
+        Args:
+            videos: uint8 (window, frame, height, width, channel) of each, at least one window.
+        """
+        windows = np.asarray(self._model(np.concatenate(videos), training=False), np.float64)
+        ends = np.cumsum([len(clips) for clips in videos])
+        return np.stack([part.mean(axis=0) for part in np.split(windows, ends[:-1])])
+
+    def ranked(self, probabilities: Probabilities) -> list[tuple[str, float]]:
+        """Return classes with their probabilities, best first."""
+        order = np.argsort(-probabilities, kind="stable")
+        return [(self.classes[i], float(probabilities[i])) for i in order]
+
+
+def load_predictor(folder: Path) -> Predictor:
+    """Load what a training leaves in its model folder.
+
+    Raises:
+        ConfigError: if one of the files is missing, or they do not belong together.
+    """
+    preprocess = trained_settings(folder)
+    import keras
+
+    from videolift.models import load_builder
+
+    classes = (folder / CLASSES_FILE).read_text(encoding="utf-8").splitlines()
+    if builder := _settings(folder).get("builder"):  # registers its own layers with Keras
+        sys.path.insert(0, str(folder / SOURCE_FOLDER))
+        load_builder(str(builder), folder / SOURCE_FOLDER)
+    model = keras.saving.load_model(folder / MODEL_FILE, compile=False)
+    if model.output_shape[-1] != len(classes):
+        raise ConfigError(
+            f"{folder}: the model tells {model.output_shape[-1]} classes apart, {CLASSES_FILE} names {len(classes)}; "
+            "the files are of different trainings"
+        )
+    return Predictor(model, classes, preprocess)

@@ -1,0 +1,64 @@
+"""A finished run's model classifies videos that it has never seen."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+from tests import runs
+
+PREDICT = "stages=[predict]"
+
+
+def table(folder: str, place: str) -> list[dict[str, str]]:
+    (file,) = (f for f in Path(folder).glob(f"hosts/algo-1/{place}/predictions.csv") if f.is_file())
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_a_model_says_of_videos_what_it_said_when_it_was_tested(
+    tmp_path: Path, quick: list[str], backend: str, backend_settings: list[str], videos: Path
+) -> None:
+    data = tmp_path / "训练"
+    shutil.copytree(videos, data)
+    settings = [f"data.root={data}" if one.startswith("data.root=") else one for one in quick]
+    runs.run(
+        *settings, "stages=[preprocess,train,evaluate]", "preprocess.windows=2", "preprocess.interval=2", cwd=tmp_path
+    )
+    (trained,) = runs.records(tmp_path)
+    inbox = tmp_path / "收件 [1]"
+    data.rename(inbox)  # nobody needs them where they were
+    (inbox / "broken.mp4").write_bytes(b"no video")
+    (inbox / ".hidden").write_text("no video either")
+    asked = [PREDICT, f"run={trained['id']}", "predict.input=收件 [1]", "predict.top=3", "tracking=none"]
+    asked += [f"backend={backend}", *backend_settings, "backend.predict.instance_count=2"]
+    ended = runs.run(*asked, cwd=tmp_path)
+    assert "1 of the files cannot be read" in ended.out and "收件 [1]/broken.mp4" in ended.out
+    record = runs.records(tmp_path)[-1]
+    assert record["status"] == "FINISHED" and record["tags"]["videolift.model_of"] == trained["id"]
+    rows = table(runs.stage(record, "predict")["folder"], "processing/output/algo-1")
+    wanted = sorted(f.relative_to(tmp_path).as_posix() for f in inbox.rglob("*") if f.is_file() and f.name != ".hidden")
+    assert [row["path"] for row in rows] == wanted
+    broken = next(row for row in rows if row["path"].endswith("broken.mp4"))
+    assert broken["error"] and not broken["class"]
+    assert all(float(row["probability"]) >= float(row["probability_2"]) > 0 for row in rows if row is not broken)
+    # The same clips, read from the videos and not from arrays.
+    found = {row["path"].partition("/")[2]: row for row in rows}
+    tested = table(runs.stage(trained, "evaluate")["folder"], "output/data")
+    assert tested
+    for row in tested:
+        assert found[row["clip"]]["class"] == row["predicted"]
+        assert abs(float(found[row["clip"]]["probability"]) - float(row["probability"])) < 1e-5
+    again = runs.run(*asked, cwd=tmp_path)
+    assert f"predict: cached, computed by {record['id']}" in again.out
+
+
+def test_what_cannot_be_asked_of_a_model_is_told_at_once(tmp_path: Path, quick: list[str]) -> None:
+    ended = runs.run(*quick, "stages=[train,predict]", cwd=tmp_path, code=2)
+    assert "stages: predict goes alone" in ended.err and "run: predict needs the id of a run" in ended.err
+    assert "predict.input: which videos?" in ended.err
+    ended = runs.run(PREDICT, "run=nobody", "predict.input=x", "model.epoch=3", cwd=tmp_path, code=2)
+    assert "model.epoch: an existing run keeps its own settings" in ended.err
+    ended = runs.run(PREDICT, "run=nobody", "predict.input=x", cwd=tmp_path, code=2)
+    assert "no run 'nobody'" in ended.err
