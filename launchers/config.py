@@ -184,6 +184,7 @@ class Tracking:
     experiment: str = "videolift"
     timeout_s: float = 5  # how long a server that does not answer holds the run up
     log_model: bool = True
+    register: str | None = None  # name in the model registry that the trained model becomes a version of
     system_metrics: bool = True  # processor, memory and GPU of the stages
     system_interval_s: float = 5
 
@@ -463,6 +464,10 @@ def _tracking_problems(tracking: Tracking) -> Iterator[str]:
         value = getattr(tracking, name)
         if not 0 < value < math.inf:
             yield f"tracking.{name}: must be above 0 seconds, got {value}"
+    if tracking.register is not None and not re.fullmatch(r"[^/:\s][^/:]*", tracking.register):
+        yield f"tracking.register: is no name of a model: {tracking.register!r}; it has no / and no : in it"
+    if tracking.register is not None and not (tracking.enabled and tracking.log_model):
+        yield "tracking.register: needs the model to be logged; leave it, tracking=none or log_model=false out"
     for name in ("uri", "experiment"):
         value = getattr(tracking, name)
         if value is not None and not value.strip():

@@ -89,6 +89,7 @@ def _run_or_plan(console: Console, outputs: Outputs, config: Config, place: Plac
         return 0 if not config.backend.wait else detached.exit_code
     open_with = _open_with(config, record)
     if asked:
+        predicting.keep_table(record, outputs.run(record.id))
         report.print_predictions(console, record, outputs, open_with)
     else:
         report.print_summary(console, record, prepared, outputs, open_with)

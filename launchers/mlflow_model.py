@@ -1,4 +1,4 @@
-"""Logs a trained model so that ``mlflow models predict`` and ``mlflow models serve`` work on video paths."""
+"""Logs a trained model so that ``mlflow models serve`` classifies videos, and puts it into the registry."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "model"
 MODEL_TAG = "videolift.model"  # on the run: which file was logged as which model
+REGISTERED_TAG = "videolift.registered"  # on the run: name, model, version
 SERVED = Path(__file__).with_name("served_model.py")
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "videolift"
 NEEDS = ("av", "keras", "numpy", "opencv-python-headless", "tensorflow")
@@ -47,6 +48,27 @@ def log_model(client: MlflowClient, run_id: str, train: StageRecord) -> None:
     client.set_tag(run_id, MODEL_TAG, f"{train.id} {logged.model_id}")
 
 
+def register_model(client: MlflowClient, run_id: str, train: StageRecord, name: str) -> None:
+    """Make the logged model of a training a version of a registered model, unless it is one already."""
+    from mlflow.exceptions import MlflowException
+
+    tags = client.get_run(run_id).data.tags
+    stage, _, model_id = tags.get(MODEL_TAG, "").partition(" ")
+    if stage != train.id or tags.get(REGISTERED_TAG, "").startswith(f"{name} {model_id} "):
+        return
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    # Not by models:/ID, which a store of this machine would look up in the one that MLflow takes for the default.
+    place = client.get_logged_model(model_id).artifact_location
+    version = client.create_model_version(
+        name, place, run_id, tags={"videolift.stage.train": train.id}, model_id=model_id
+    )
+    client.set_tag(run_id, REGISTERED_TAG, f"{name} {model_id} {version.version}")
+
+
 def _save(path: Path, folder: Path, run_id: str, model_id: str) -> None:
     import pandas as pd
     from mlflow import pyfunc
@@ -59,6 +81,11 @@ def _save(path: Path, folder: Path, run_id: str, model_id: str) -> None:
         ColSpec(text, "class"),
         ColSpec(number, "probability"),
         ColSpec(text, "top5"),
+        ColSpec(text, "error"),
+    ]
+    inputs: list[ColSpec | TensorSpec] = [
+        ColSpec(text, "video", required=False),  # base64: a binary column is decoded without a check
+        ColSpec(text, "path", required=False),
     ]
     pyfunc.save_model(
         path=str(path),
@@ -66,7 +93,7 @@ def _save(path: Path, folder: Path, run_id: str, model_id: str) -> None:
         artifacts={"model": str(folder)},
         code_paths=[str(PACKAGE)],
         pip_requirements=requirements(folder),
-        signature=ModelSignature(Schema([ColSpec(text, "path")]), Schema(outputs)),
+        signature=ModelSignature(Schema(inputs), Schema(outputs)),
         input_example=pd.DataFrame({"path": ["clips/Jump/v_Jump_g03_c02.avi"]}),
         mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id),
     )

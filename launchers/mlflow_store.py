@@ -215,12 +215,14 @@ class Recording:
             self.client.log_batch(self.run_id, tags=written, synchronous=True)
         self._tags.update(fresh)
 
-    def end(self, record: RunRecord, folder: RunFolder, *, log_model: bool) -> None:
+    def end(self, record: RunRecord, folder: RunFolder, tracking: Tracking) -> None:
         """Write what is known when a run ends; a detached run, which still runs, stays open."""
         self._describe(record, folder)
         train = next((s for s in record.stages if s.name == "train" and s.status is Status.FINISHED), None)
-        if train and log_model:
+        if train and tracking.log_model:
             mlflow_model.log_model(self.client, self.run_id, train)
+            if tracking.register:
+                mlflow_model.register_model(self.client, self.run_id, train, tracking.register)
         if record.status is not Status.RUNNING:
             end_ms = int(record.ended * 1000) if record.ended else None
             self.client.set_terminated(self.run_id, record.status.value, end_ms)

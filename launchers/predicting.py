@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,18 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launchers.base import Backend, Stage
+from launchers.cache import StageFolder
 from launchers.checksums import Checksums, open_checksums
 from launchers.config import PREDICT, Action, Config
 from launchers.outputs import Outputs
 from launchers.planning import PlannedStage, stage_id
 from launchers.preparing import BACKENDS, Prepared
-from launchers.records import MODEL_OF_TAG, RunRecord, StageRecord, Status
+from launchers.records import MODEL_OF_TAG, RunFolder, RunRecord, StageRecord, Status
 from videolift.errors import ConfigError, DataError, PartError
 from videolift.files import PREDICTIONS_FILE
 from videolift.manifest import Clip, Manifest
 from videolift.plan import Plan, from_plain
 from videolift.provenance import source_digest
 from videolift.settings import Data, Source
+from videolift.workspace import Kind
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -166,6 +169,13 @@ def merge(stage: Stage, manifest: Manifest) -> tuple[Path, int]:
     if len(failed) == len(wanted):
         raise DataError(f"none of {len(wanted)} videos can be read, the first one is {failed[0][0]}: {failed[0][-1]}")
     return tables[0], len(failed)
+
+
+def keep_table(record: RunRecord, folder: RunFolder) -> None:
+    """Copy the table to where people look for what a run gave."""
+    stage = next(stage for stage in record.stages if stage.name == PREDICT)
+    table = StageFolder(Path(stage.folder), Kind.processing).first.output / PREDICTIONS_FILE
+    shutil.copyfile(table, folder.path / PREDICTIONS_FILE)
 
 
 def _lines(table: Path) -> Iterator[list[str]]:

@@ -121,16 +121,15 @@ def print_summary(
 
 def print_predictions(console: Console, record: RunRecord, outputs: Outputs, open_with: str | None) -> None:
     """Print the first rows of what a model says of videos, and where the others are."""
-    stage = _stage(record, PREDICT)
-    assert stage is not None
-    file = StageFolder(Path(stage.folder), Kind.processing).first.output / PREDICTIONS_FILE
+    file = outputs.run(record.id).path / PREDICTIONS_FILE
     lines, more, failed = shown_predictions(file, SHOWN_PREDICTIONS)
     console.print()
     _print_table(console, lines)
     if more:
         console.print(f"... {more} more")
     if failed:
-        console.print(f"{failed} of the files cannot be read", style="yellow")
+        total = len(lines) - 1 + more
+        console.print(f"{failed} of {total} files cannot be read, the table says why", style="yellow")
     console.print(f"\ntable  {_from_here(file)}", soft_wrap=True)
     console.print(f"run    {_from_here(outputs.run(record.id).path)}", soft_wrap=True)
     if open_with:

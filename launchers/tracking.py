@@ -102,7 +102,7 @@ class MlflowTracker:
     def finish(self, record: RunRecord) -> None:
         """Write what is still waiting, then how the run ended."""
         self._do(lambda: self._recording.stages(record))  # what was missed live, as a file that came later
-        self._do(lambda: self._recording.end(record, self._folder, log_model=self._tracking.log_model))
+        self._do(lambda: self._recording.end(record, self._folder, self._tracking))
         self._worker.shutdown()
         record.synced = self.problem is None and record.status is not Status.RUNNING
         self._folder.save(record)
@@ -180,7 +180,7 @@ def _record_all(record: RunRecord, folder: RunFolder, tracking: Tracking, output
     folder.save(record)
     recording.begin(record, folder)
     recording.stages(record)
-    recording.end(record, folder, log_model=tracking.log_model)
+    recording.end(record, folder, tracking)
     record.synced = record.status is not Status.RUNNING
     folder.save(record)
 

@@ -1,19 +1,30 @@
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from launchers.cache import model_folder
 from launchers.records import RunRecord
+from tests.mlflow_server import QUIET, START_S, free_port
 from tests.recorded_runs import new_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLASSES = ["run", "walk", "跳"]
+NAME = "motions"  # in the registry
 
 TRAIN = """if True:
     import json, sys
@@ -50,8 +61,15 @@ RECORD = """if True:
     from launchers.records import RunFolder
     outputs, run_id = Path(sys.argv[1]), sys.argv[2]
     for _ in range(2):
-        tracking.sync(RunFolder(outputs / "runs" / run_id), Tracking(), outputs)
+        tracking.sync(RunFolder(outputs / "runs" / run_id), Tracking(register="motions"), outputs)
     print([name for name in ("tensorflow", "keras", "cv2", "av", "videolift.predictor") if name in sys.modules])
+"""
+
+PREDICT = """if True:
+    import json, sys
+    from pathlib import Path
+    from videolift.predictor import load_predictor
+    print(json.dumps(load_predictor(Path(sys.argv[2])).predict(Path(sys.argv[1]))))
 """
 
 
@@ -71,45 +89,114 @@ def recorded(outputs: Path) -> RunRecord:
     return run.folder.load()
 
 
+def model_of(outputs: Path) -> Path:
+    (folder,) = (file.parent for file in (outputs / "cache").rglob("model.keras"))
+    return folder
+
+
 def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     path = f"{REPOSITORY}:{REPOSITORY / 'src'}"
     environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
     ended = subprocess.run(
         [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=200
     )
-    assert ended.returncode == 0 or "predict" in arguments, ended.stderr
+    assert ended.returncode == 0, ended.stderr
     return ended
 
 
-def served(outputs: Path, recorded: RunRecord, video: Path) -> subprocess.CompletedProcess[str]:
-    """Predict as a user does, in a process that has only what was logged."""
-    request, answer = outputs / "input.json", outputs / "output.json"
-    answer.unlink(missing_ok=True)
-    request.write_text(json.dumps({"dataframe_records": [{"path": str(video)}]}), encoding="utf-8")
-    uri = f"runs:/{recorded.mlflow_run}/model"
-    command = ["-m", "mlflow", "models", "predict", "--env-manager", "local", "-m", uri]
-    command += ["-i", str(request), "-o", str(answer), "-t", "json"]
-    return python(*command, PYTHONPATH="", MLFLOW_TRACKING_URI=f"sqlite:///{outputs}/mlflow.db")
-
-
-def test_mlflow_predicts_the_class_of_a_video(outputs: Path, recorded: RunRecord) -> None:
+@pytest.fixture(scope="module")
+def allowed(outputs: Path, recorded: RunRecord) -> Path:
+    """The folder whose videos the server may be asked for, beside one whose videos it may not."""
     video = model_folder(Path(recorded.stages[0].folder)).parent / "a video.mp4"
-    ended = served(outputs, recorded, video)
-    assert ended.returncode == 0, ended.stderr
-    (row,) = json.loads((outputs / "output.json").read_text(encoding="utf-8"))["predictions"]
-    top = json.loads(row["top5"])
-    assert row["path"] == str(video)
-    assert [row["class"], row["probability"]] == top[0]
-    assert sorted(name for name, _ in top) == CLASSES
-    assert sum(p for _, p in top) == pytest.approx(1, abs=1e-5)
+    allowed, other = outputs / "视频", outputs / "视频 others"
+    for folder in (allowed, other):
+        folder.mkdir()
+        shutil.copy(video, folder)
+    (allowed / "text.avi").write_text("no video")
+    (allowed / "link.mp4").symlink_to(other / "a video.mp4")
+    return allowed
 
 
-def test_a_file_that_is_no_video_is_named(outputs: Path, recorded: RunRecord) -> None:
-    broken = outputs / "text.avi"
-    broken.write_text("no video")
-    ended = served(outputs, recorded, broken)
-    assert ended.returncode != 0
-    assert f"ClipError: {broken}" in ended.stderr.strip().splitlines()[-1]
+@pytest.fixture(scope="module")
+def address(outputs: Path, recorded: RunRecord, allowed: Path) -> Iterator[str]:
+    """`mlflow models serve` of the registered model, in a process that has only what was logged."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "-m", f"models:/{NAME}/1"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as in an activated environment
+    variables = {"PATH": path, "PYTHONPATH": "", "MLFLOW_TRACKING_URI": f"sqlite:///{outputs}/mlflow.db", **QUIET}
+    with (outputs / "server.txt").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+            env={**os.environ, **variables, "VIDEOLIFT_VIDEOS": str(allowed)},
+            **{"stdout": log, "stderr": log},
+            start_new_session=True,
+            cwd=outputs,
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/ping", process, outputs / "server.txt")
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_for(ping: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(ping, timeout=5):
+            return
+        time.sleep(0.2)
+    raise AssertionError(log.read_text())
+
+
+def classified(address: str, *rows: dict[str, str]) -> list[dict[str, Any]]:
+    body = json.dumps({"dataframe_records": rows}).encode()
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        found: list[dict[str, Any]] = json.load(answer)["predictions"]
+    return found
+
+
+def test_a_served_model_classifies_videos_that_it_is_sent_and_those_of_one_folder(address: str, allowed: Path) -> None:
+    content = base64.b64encode((allowed / "a video.mp4").read_bytes()).decode()
+    sent, named, absolute = classified(
+        address, {"video": content}, {"path": "a video.mp4"}, {"path": str(allowed / "a video.mp4")}
+    )
+    top = json.loads(sent["top5"])
+    assert [sent["class"], sent["probability"]] == top[0]
+    assert sorted(name for name, _ in top) == CLASSES and sum(p for _, p in top) == pytest.approx(1, abs=1e-5)
+    for other in (named, absolute):
+        assert (other["class"], other["top5"], other["error"]) == (sent["class"], sent["top5"], "")
+    # What `predict` writes of the same video.
+    here = python("-c", PREDICT, str(allowed / "a video.mp4"), str(model_of(allowed.parent)))
+    assert json.loads(here.stdout) == top
+
+
+def test_a_served_model_says_of_each_row_what_is_wrong_with_it(address: str, allowed: Path) -> None:
+    forbidden = [
+        "../视频 others/a video.mp4",
+        str(allowed.parent / "视频 others" / "a video.mp4"),
+        "link.mp4",
+        "/etc/passwd",
+    ]
+    answers = classified(address, *({"path": path} for path in forbidden))
+    assert {answer["error"] for answer in answers} == {"path: is not below the folder that VIDEOLIFT_VIDEOS allows"}
+    assert not any(answer["class"] for answer in answers)
+    broken, absent, garbled, nothing, both = classified(
+        *(address, {"path": "text.avi"}, {"path": "absent.avi"}, {"video": "%%%"}, {"path": ""}),
+        {"path": "a video.mp4", "video": "aGk="},
+    )
+    assert broken["error"] and broken["path"] == "text.avi" and "/" not in broken["error"]
+    assert "No such file" in absent["error"]
+    assert garbled["error"].startswith("video: is not base64")
+    assert nothing["error"] == both["error"] == "send either video, a file's bytes in base64, or path"
+
+
+def test_the_registered_model_names_its_run_and_is_registered_once(outputs: Path, recorded: RunRecord) -> None:
+    client = MlflowClient(f"sqlite:///{outputs}/mlflow.db")
+    (version,) = client.search_model_versions(f"name='{NAME}'")
+    assert (version.run_id, version.tags["videolift.stage.train"]) == (recorded.mlflow_run, recorded.stages[0].id)
 
 
 def test_a_model_is_logged_once_with_its_versions(outputs: Path, recorded: RunRecord) -> None:
