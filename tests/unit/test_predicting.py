@@ -1,0 +1,107 @@
+"""Which videos a prediction is for, and how the tables of its hosts become one."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from launchers.base import Stage
+from launchers.cache import StageFolder
+from launchers.config import Config, problems
+from launchers.predicting import find_videos, merge, shown
+from videolift.errors import DataError, PartError
+from videolift.files import PREDICTIONS_FILE
+from videolift.manifest import Clip, Manifest
+from videolift.plan import Plan
+from videolift.settings import Predict
+from videolift.workspace import Kind
+
+HEAD = ["path", "class", "probability", "class_2", "probability_2", "error"]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    here = tmp_path / "here [1]"
+    for name in ("a.mp4", "clips/b.mp4", "clips/深/c.avi", "clips/.hidden", "clips/[x].mp4"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "d.mp4").touch()
+    return here
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        ("a.mp4", ["a.mp4"]),
+        ("clips", ["clips/[x].mp4", "clips/b.mp4", "clips/深/c.avi"]),
+        ("clips/*.mp4", ["clips/[x].mp4", "clips/b.mp4"]),
+        ("**/*.avi", ["clips/深/c.avi"]),
+        ("clips/[x].mp4", ["clips/[x].mp4"]),
+        ("./clips/../a.mp4", ["a.mp4"]),
+    ],
+)
+def test_a_file_a_folder_and_a_pattern_are_understood(here: Path, wanted: str, names: list[str]) -> None:
+    assert find_videos(wanted, here) == (here, names)
+
+
+def test_videos_of_another_folder_are_named_from_there(here: Path) -> None:
+    elsewhere = here.parent / "elsewhere"
+    assert find_videos(str(elsewhere), here) == (elsewhere, ["d.mp4"])
+    assert find_videos("../elsewhere/*", here) == (elsewhere, ["d.mp4"])
+    assert find_videos("../*/*.mp4", here) == (here.parent, ["elsewhere/d.mp4", "here [1]/a.mp4"])
+
+
+@pytest.mark.parametrize("wanted", ["absent.mp4", "clips/*.mkv", "clips/深/absent"])
+def test_no_video_is_an_error_that_names_the_place(here: Path, wanted: str) -> None:
+    with pytest.raises(DataError, match=r"predict\.input: there is no file"):
+        find_videos(wanted, here)
+
+
+def stage(folder: Path, tables: dict[str, list[list[str]]]) -> Stage:
+    made = Stage(Plan("predict", "predict-0"), Kind.processing, StageFolder(folder, Kind.processing), tuple(tables))
+    for host, rows in tables.items():
+        file = made.workspace(host, {}).output / PREDICTIONS_FILE
+        file.parent.mkdir(parents=True)
+        with file.open("w", encoding="utf-8", newline="") as lines:
+            csv.writer(lines).writerows([HEAD, *rows])
+    return made
+
+
+def row(name: str, error: str = "") -> list[str]:
+    return [name, "", "", "", "", error] if error else [name, "Jump", "0.900000", "Run", "0.100000", ""]
+
+
+def manifest(*names: str) -> Manifest:
+    return Manifest(("Jump", "Run"), tuple(Clip(name, 0, name, "test", "", 1) for name in names), "predict")
+
+
+def test_tables_of_hosts_become_one_in_order(tmp_path: Path) -> None:
+    made = stage(tmp_path, {"algo-1": [row("a"), row("c")], "algo-2": [row("b", "it, is\nbroken"), row("d")]})
+    for _ in range(2):  # merged again after a crash, it is the same
+        table, failed = merge(made, manifest("a", "b", "c", "d"))
+        assert failed == 1
+        with table.open(encoding="utf-8", newline="") as lines:
+            assert [line[0] for line in csv.reader(lines)] == ["path", "a", "b", "c", "d"]
+    lines, more, failed = shown(table, 3)
+    assert (more, failed) == (1, 1)
+    assert lines[0] == HEAD and lines[2] == ["b", "", "", "", "", "it, is\nbroken"]
+    whole = stage(tmp_path / "x", {"algo-1": [row("a")]}).workspace("algo-1", {}).output
+    assert shown(whole / PREDICTIONS_FILE, 3) == ([HEAD[:-1], row("a")[:-1]], 0, 0)
+
+
+def test_a_video_without_a_row_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PartError, match="1 videos have no row, the first is b"):
+        merge(stage(tmp_path, {"algo-1": [row("a")]}), manifest("a", "b"))
+
+
+def test_where_nothing_can_be_read_the_run_fails(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none of 2 videos can be read, the first one is a: torn"):
+        merge(stage(tmp_path, {"algo-1": [row("a", "torn"), row("b", "torn")]}), manifest("a", "b"))
+
+
+def test_settings_of_a_prediction_are_checked() -> None:
+    config = Config(run="x", stages=["predict"], predict=Predict(input=" ", top=0, workers=-1))
+    assert [line.split(":")[0] for line in problems(config)] == ["predict.top", "predict.workers", "predict.input"]
