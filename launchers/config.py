@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from videolift import settings
 from videolift.errors import ConfigError
-from videolift.settings import Data, Model, Predict, Preprocess
+from videolift.settings import Augment, Data, Model, Predict, Preprocess
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -228,6 +228,7 @@ class Config:
     data: Data = field(default_factory=Data)
     preprocess: Preprocess = field(default_factory=Preprocess)
     model: Model = field(default_factory=Model)
+    augment: Augment = field(default_factory=Augment)
     predict: Predict = field(default_factory=Predict)
     tracking: Tracking = field(default_factory=Tracking)
     sweep: Sweep = field(default_factory=Sweep)
@@ -268,7 +269,8 @@ def to_object(composed: DictConfig) -> Config:
 
 def problems(config: Config) -> list[str]:
     """Return every mistake that the values make together, each as ``key: what; what to do``."""
-    return [*_own_problems(config), *settings.problems(config.data, config.preprocess, config.model, config.predict)]
+    groups = (config.data, config.preprocess, config.model, config.augment, config.predict)
+    return [*_own_problems(config), *settings.problems(*groups)]
 
 
 def _own_problems(config: Config) -> Iterator[str]:

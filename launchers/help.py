@@ -6,7 +6,7 @@ from pathlib import Path
 
 from launchers.config import Action
 
-GROUPS = ("backend", "data", "preprocess", "model", "tracking", "sweep", "experiment")
+GROUPS = ("backend", "data", "preprocess", "model", "augment", "tracking", "sweep", "experiment")
 ACTIONS = {
     Action.run: "run the experiment (the default)",
     Action.plan: "say what would run, and what is there already; runs nothing",

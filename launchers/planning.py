@@ -19,7 +19,16 @@ from videolift.listing import root_of
 from videolift.manifest import Manifest
 from videolift.plan import MANIFEST_FILE, SOURCE_FOLDER, Plan, digest_of, to_plain
 from videolift.provenance import source_digest
-from videolift.settings import Data, Model, Precision, Preprocess, Source, resolved_optimizer, resolved_sampling
+from videolift.settings import (
+    Augment,
+    Data,
+    Model,
+    Precision,
+    Preprocess,
+    Source,
+    resolved_optimizer,
+    resolved_sampling,
+)
 from videolift.workspace import Kind
 
 ID_LENGTH = 16  # hex digits of a stage's id
@@ -75,6 +84,7 @@ def plan_stages(
             data=config.data,
             preprocess=config.preprocess,
             model=model,
+            augment=config.augment,
             seed=config.seed,
             manifest_digest=manifest.digest,
             system_interval_s=config.tracking.system_interval_s if config.tracking.system_metrics else 0.0,
@@ -108,7 +118,9 @@ def _determinants(
         hosts = config.backend.train.instance_count
         # Each host drops units of its own, and sums are rounded in another order.
         divided = {"hosts": hosts} if hosts > 1 else {}
-        return {"inputs": inputs, "settings": settings, "seed": config.seed, "manifest": manifest.digest, **divided}
+        changed = {"augment": to_plain(config.augment)} if config.augment != Augment() else {}
+        own = {"settings": settings, "seed": config.seed, **divided, **changed}
+        return {"inputs": inputs, "manifest": manifest.digest, **own}
     return {"inputs": inputs}
 
 

@@ -83,6 +83,8 @@ class Preparing:
             if wrong:
                 raise ConfigError("the arrays do not fit the settings:\n" + "\n".join(f"  {line}" for line in wrong))
         data, manifest = self._manifest(config)
+        if config.augment.flip:
+            _refuse_mirror_images(manifest)
         return Prepared(config, data, backend, manifest, _plan(config, backend, manifest), _plan)
 
     def _say(self, text: str) -> None:
@@ -116,6 +118,16 @@ class Preparing:
             return data, make_manifest(data, config.seed, image.checksum, _telling(self._say))
         with open_checksums(self._outputs.checksums) as checksums:
             return config.data, make_manifest(config.data, config.seed, checksums.of, _telling(self._say))
+
+
+def _refuse_mirror_images(manifest: Manifest) -> None:
+    from videolift.augment import mirror_images  # numpy, which a plan does not need
+
+    if pairs := mirror_images(manifest.classes):
+        one, other = pairs[0]
+        raise ConfigError(
+            f"augment.flip: mirrored, {one} looks like {other}, and would be trained as what it is not; leave flip out"
+        )
 
 
 def shadow_of(config: Config, outputs: Outputs, say: Callable[[str], None]) -> Shadow:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from videolift.errors import ConfigError
-from videolift.settings import Data, Model, Predict, Preprocess
+from videolift.settings import Augment, Data, Model, Predict, Preprocess
 
 T = typing.TypeVar("T")
 
@@ -32,6 +32,7 @@ class Plan:
     data: Data = field(default_factory=Data)
     preprocess: Preprocess = field(default_factory=Preprocess)
     model: Model = field(default_factory=Model)
+    augment: Augment = field(default_factory=Augment)
     predict: Predict = field(default_factory=Predict)
     seed: int = 0
     manifest_digest: str = ""

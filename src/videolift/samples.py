@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from videolift.manifest import Manifest
 from videolift.parts import INDEX_FILE, Pixels, Rows, read_index
 
 Batch = tuple[Pixels, npt.NDArray[np.float32]]
+Change = Callable[[Pixels, npt.NDArray[np.int64]], Pixels]  # of clips, by their samples' numbers
 Slice = tuple[Pixels, npt.NDArray[np.float32], npt.NDArray[np.float32], np.float32]
 
 
@@ -28,6 +29,7 @@ class Samples:
     labels: npt.NDArray[np.int64]
     clips: list[str]
     classes: int
+    change: Change | None = None  # of what is read
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -35,13 +37,18 @@ class Samples:
     def steps(self, batch: int) -> int:
         return -(-len(self) // batch)
 
+    def read(self, numbers: npt.NDArray[np.int64]) -> Pixels:
+        """Return uint8 (sample, frame, height, width, channel)."""
+        clips = self.source.gather(self.rows[numbers])
+        return clips if self.change is None else self.change(clips, numbers)
+
     def batches(self, batch: int, order: npt.NDArray[np.int64] | None = None) -> Iterator[Batch]:
         """Yield uint8 (sample, frame, height, width, channel) and one-hot float32 (sample, class)."""
         order = np.arange(len(self)) if order is None else order
         one_hot = np.eye(self.classes, dtype=np.float32)
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            yield self.source.gather(self.rows[chosen]), one_hot[self.labels[chosen]]
+            yield self.read(chosen), one_hot[self.labels[chosen]]
 
     def slices(
         self, batch: int, replicas: range, count: int, order: npt.NDArray[np.int64] | None = None
@@ -64,7 +71,7 @@ class Samples:
                 own = whole[slice_of(len(whole), replica, count)]
                 chosen = np.resize(own if len(own) else whole, slots)
                 weights = (np.arange(slots) < len(own)).astype(np.float32)
-                clips, labels = self.source.gather(self.rows[chosen]), one_hot[self.labels[chosen]]
+                clips, labels = self.read(chosen), one_hot[self.labels[chosen]]
                 found.append((clips, labels, weights, np.float32(len(whole))))
             yield tuple(found)
 

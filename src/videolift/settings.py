@@ -142,6 +142,18 @@ class Model:
 
 
 @dataclass
+class Augment:
+    """How training clips are changed, each epoch in another way: by chance, up to what stands here."""
+
+    flip: bool = False  # mirror half of the clips; not where left and right tell classes apart
+    crop: float = 0.0  # of height and width that a random window may lack; it is enlarged again
+    time_jitter: int = 0  # frames that a clip may begin earlier or later
+    brightness: float = 0.0  # of white, added or subtracted
+    contrast: float = 0.0  # around the clip's mean
+    saturation: float = 0.0  # of colour
+
+
+@dataclass
 class Predict:
     """What a trained model is to classify."""
 
@@ -196,9 +208,13 @@ def resolved_optimizer(model: Model) -> str:
     return ORIGINALS[model.name] if model.original and not model.builder else "adam"
 
 
-def problems(data: Data, preprocess: Preprocess, model: Model, predict: Predict | None = None) -> list[str]:
+def problems(
+    data: Data, preprocess: Preprocess, model: Model, augment: Augment | None = None, predict: Predict | None = None
+) -> list[str]:
     """Return every mistake that can be told from the settings alone, each as ``key: what; what to do``."""
     found = [*_data_problems(data), *_preprocess_problems(preprocess), *_model_problems(model, data, preprocess)]
+    if augment is not None:
+        found += _augment_problems(augment, preprocess)
     return found if predict is None else [*found, *_predict_problems(predict)]
 
 
@@ -257,6 +273,21 @@ def _preprocess_problems(p: Preprocess) -> list[str]:
                 )
     if p.windows is not None and p.stride is not None:
         found.append("preprocess.stride: preprocess.windows already says how many clips a video gives; leave one out")
+    return found
+
+
+def _augment_problems(augment: Augment, p: Preprocess) -> list[str]:
+    found = [
+        f"augment.{key}: must be a share from 0 to 1 (excluded), got {value}"
+        for key in ("crop", "brightness", "contrast", "saturation")
+        if not 0 <= (value := getattr(augment, key)) < 1
+    ]
+    if not 0 <= augment.time_jitter < p.depth:
+        found.append(
+            f"augment.time_jitter: must be from 0 to preprocess.depth - 1 = {p.depth - 1}, got {augment.time_jitter}"
+        )
+    if augment.saturation and not p.color:
+        found.append("augment.saturation: gray clips have none; say preprocess.color=true, or leave it out")
     return found
 
 

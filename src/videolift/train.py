@@ -23,6 +23,7 @@ import tensorflow as tf
 from keras.layers import BatchNormalization
 
 from videolift import checkpoint, distributed
+from videolift.augment import augmented
 from videolift.checkpoint import Progress
 from videolift.cluster import Met, following, leader_of, leading
 from videolift.distributed import Replicas
@@ -264,7 +265,7 @@ def _fit(job: Job, passes: _Pass, network: keras.Model, progress: Progress, trai
         epoch = progress.epoch + 1
         order = shuffled(len(train), job.plan.seed, epoch)
         started = time.monotonic()
-        metrics = passes.train(train, batch, order, epoch)
+        metrics = passes.train(augmented(train, job.plan.augment, job.plan.seed, epoch), batch, order, epoch)
         metrics["samples_per_second"] = len(train) / (time.monotonic() - started)
         if len(val):
             metrics |= {f"val_{key}": value for key, value in passes.evaluate(val, batch).items()}

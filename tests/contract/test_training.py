@@ -52,7 +52,7 @@ def test_a_whole_run_leaves_what_the_contract_says(tmp_path: Path, quick: list[s
 def test_3_epochs_kill_and_3_more_are_6_epochs(tmp_path: Path, quick: list[str], under_way: UnderWay) -> None:
     # Epochs of some tenths of a second: the kill is sure to come before the last one.
     size = ("preprocess.height=48", "preprocess.width=48", "preprocess.depth=10")
-    settings = [*quick, *size, TRAIN, "model.epoch=6", "model.dropout=true"]
+    settings = [*quick, *size, TRAIN, "model.epoch=6", "model.dropout=true", "augment=light"]
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     for cwd in (straight, killed):
         cwd.mkdir()
