@@ -65,14 +65,14 @@ def _run(config: Config, place: Place) -> int:
         return actions.build(console, outputs, config)
     if config.action is Action.push:
         return actions.push(console, config)
-    if config.run is not None and config.stages != [PREDICT]:
+    if config.run is not None and (config.action is Action.resume or config.stages != [PREDICT]):
         config = _again(config, outputs)
     with terminate_as_interrupt():
         return _run_or_plan(console, outputs, config, place)
 
 
 def _run_or_plan(console: Console, outputs: Outputs, config: Config, place: Place) -> int:
-    asked = config.stages == [PREDICT] and config.action is not Action.resume
+    asked = config.stages == [PREDICT]
     prepared = predicting.prepare(config, outputs, console) if asked else Preparing(outputs, console).prepare(config)
     if config.action is Action.plan:
         report.print_plan(console, prepared, outputs)

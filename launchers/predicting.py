@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,9 +45,11 @@ def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared:
         ConfigError: if the run has no finished training, its model is nowhere, or the backend cannot run the stage.
         DataError: if there are no such videos.
     """
-    record = outputs.run(str(config.run)).load()
+    again = config.action is Action.resume  # then the run is that of the prediction
+    record = outputs.run(str(config.tags[MODEL_OF_TAG] if again else config.run)).load()
     train = _trained(record)
-    root, names = find_videos(str(config.predict.input), Path.cwd())
+    wanted = absolute_input(str(config.predict.input), Path.cwd())
+    root, names = find_videos(wanted, Path(str(config.data.root)) if again else Path.cwd())
     with open_checksums(outputs.checksums) as checksums:
         clips = tuple(_clip(root, name, checksums) for name in names)
     manifest = Manifest(tuple(record.data["classes"]), clips, PREDICT)
@@ -55,7 +57,8 @@ def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared:
     name = config.name or f"{PREDICT}-{record.name}"
     tags = {**config.tags, MODEL_OF_TAG: record.id}
     data = Data(Source.folder, root=str(root))
-    config = replace(config, run=None, name=name, tags=tags, seed=earlier.seed, data=data)
+    config = replace(config, run=config.run if again else None, name=name, tags=tags, seed=earlier.seed, data=data)
+    config = replace(config, predict=replace(config.predict, input=wanted))
     config = replace(config, preprocess=earlier.preprocess, model=earlier.model)
     backend = BACKENDS[config.backend.name](config, outputs.cache)
     if wrong := backend.check([PREDICT], planning=config.action is Action.plan):
@@ -104,24 +107,32 @@ def plan_prediction(
     return {"train": trained, PREDICT: PlannedStage(PREDICT, plan.id, plan, hosts)}
 
 
+def absolute_input(wanted: str, here: Path) -> str:
+    """Return ``predict.input`` as it is in every folder; signs of patterns that ``here`` has mean nothing."""
+    typed = os.path.expanduser(wanted)  # noqa: PTH111 - a pattern is no path
+    if Path(typed).is_absolute() or (here / typed).exists():
+        return str(here / typed)
+    return os.path.join(escape(str(here)), typed)  # noqa: PTH118
+
+
 def find_videos(wanted: str, here: Path) -> tuple[Path, list[str]]:
     """Return a folder and the videos in it that are meant, as posix paths below it, sorted.
 
     Args:
-        wanted: a file, a folder (all files below it), or a pattern of glob's, relative to ``here``.
+        wanted: a file, a folder (all files below it), or a pattern of glob's; absolute.
+        here: the folder where they are all below, if they are.
 
     Raises:
         DataError: if there are none.
     """
-    place = here / Path(wanted).expanduser()
+    place = Path(wanted)
     if place.is_dir():
         files = sorted(file for file in place.rglob("*") if file.is_file() and not _hidden(file, place))
     elif place.exists():
         files = [place]
     else:
-        pattern = os.path.expanduser(wanted)  # noqa: PTH111
-        found = glob(pattern, root_dir=here, recursive=True)  # noqa: PTH207 - the folder may have signs of patterns
-        files = sorted(here / name for name in found if (here / name).is_file())
+        found = map(Path, glob(wanted, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        files = sorted(file for file in found if file.is_file())
     if not files:
         raise DataError(f"predict.input: there is no file, and no folder with files, {place}; check the pattern")
     absolute = [Path(os.path.abspath(file)) for file in files]  # noqa: PTH100 - resolves .., and no links

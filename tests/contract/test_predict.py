@@ -51,6 +51,10 @@ def test_a_model_says_of_videos_what_it_said_when_it_was_tested(
         assert abs(float(found[row["clip"]]["probability"]) - float(row["probability"])) < 1e-5
     again = runs.run(*asked, cwd=tmp_path)
     assert f"predict: cached, computed by {record['id']}" in again.out
+    (tmp_path / "elsewhere").mkdir()
+    resumed = [f"run={record['id']}", "outputs=../outputs", "tracking=none"]
+    again = runs.run("action=resume", *resumed, cwd=tmp_path / "elsewhere")
+    assert "predict: cached" in again.out and "1 of 25 files cannot be read" in again.out
 
 
 def test_what_cannot_be_asked_of_a_model_is_told_at_once(tmp_path: Path, quick: list[str]) -> None:

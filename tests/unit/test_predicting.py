@@ -10,7 +10,7 @@ import pytest
 from launchers.base import Stage
 from launchers.cache import StageFolder
 from launchers.config import Config, problems
-from launchers.predicting import find_videos, merge, shown
+from launchers.predicting import absolute_input, find_videos, merge, shown
 from videolift.errors import DataError, PartError
 from videolift.files import PREDICTIONS_FILE
 from videolift.manifest import Clip, Manifest
@@ -44,20 +44,21 @@ def here(tmp_path: Path) -> Path:
     ],
 )
 def test_a_file_a_folder_and_a_pattern_are_understood(here: Path, wanted: str, names: list[str]) -> None:
-    assert find_videos(wanted, here) == (here, names)
+    assert find_videos(absolute_input(wanted, here), here) == (here, names)
 
 
 def test_videos_of_another_folder_are_named_from_there(here: Path) -> None:
     elsewhere = here.parent / "elsewhere"
     assert find_videos(str(elsewhere), here) == (elsewhere, ["d.mp4"])
-    assert find_videos("../elsewhere/*", here) == (elsewhere, ["d.mp4"])
-    assert find_videos("../*/*.mp4", here) == (here.parent, ["elsewhere/d.mp4", "here [1]/a.mp4"])
+    assert find_videos(absolute_input("../elsewhere/*", here), here) == (elsewhere, ["d.mp4"])
+    both = find_videos(absolute_input("../*/*.mp4", here), here)
+    assert both == (here.parent, ["elsewhere/d.mp4", "here [1]/a.mp4"])
 
 
 @pytest.mark.parametrize("wanted", ["absent.mp4", "clips/*.mkv", "clips/深/absent"])
 def test_no_video_is_an_error_that_names_the_place(here: Path, wanted: str) -> None:
     with pytest.raises(DataError, match=r"predict\.input: there is no file"):
-        find_videos(wanted, here)
+        find_videos(absolute_input(wanted, here), here)
 
 
 def stage(folder: Path, tables: dict[str, list[list[str]]]) -> Stage:
