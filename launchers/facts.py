@@ -10,6 +10,7 @@ import time
 from launchers import report
 from launchers.config import PREDICT, Config
 from launchers.preparing import Prepared
+from videolift.manifest import Manifest
 from videolift.plan import digest_of, to_plain
 
 # Where a run is recorded and what it is called do not change what it is: the same command finds its unfinished run.
@@ -22,11 +23,11 @@ def fingerprint(prepared: Prepared) -> str:
 
 
 def tags(prepared: Prepared) -> dict[str, str]:
-    tags = {
-        **prepared.config.tags,
-        "split": prepared.config.data.split.value,
-    }
-    if "train" in prepared.planned and PREDICT not in prepared.planned:
+    tags = dict(prepared.config.tags)
+    if PREDICT in prepared.planned:
+        return tags
+    tags["split"] = prepared.config.data.split.value
+    if "train" in prepared.planned:
         model = prepared.planned["train"].plan.model
         tags |= {"precision": model.precision.value, "optimizer": str(model.optimizer)}
     return tags
@@ -40,8 +41,12 @@ def data_facts(prepared: Prepared) -> dict[str, object]:
         "digest": manifest.data_digest,
         "clips": len(manifest.clips),
         "classes": list(manifest.classes),
-        "splits": {split: sum(manifest.counts(split).values()) for split in report.SPLITS},
+        "splits": {} if manifest.source == PREDICT else _sizes(manifest),
     }
+
+
+def _sizes(manifest: Manifest) -> dict[str, int]:
+    return {split: sum(manifest.counts(split).values()) for split in report.SPLITS}
 
 
 def plan_text(prepared: Prepared) -> str:
