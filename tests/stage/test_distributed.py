@@ -176,10 +176,14 @@ def history(host: Host) -> list[dict[str, float]]:
     return found
 
 
-def assert_same(found: list[dict[str, float]], expected: list[dict[str, float]], rtol: float = RTOL) -> None:
+def assert_same(
+    found: list[dict[str, float]], expected: list[dict[str, float]], rtol: float = RTOL, *, flips: float = 0.0
+) -> None:
+    """Compare two histories; of the samples, a share of ``flips`` may be on the other side of the line."""
     assert [sorted(epoch) for epoch in found] == [sorted(epoch) for epoch in expected]
     for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
-        np.testing.assert_allclose([e[key] for e in found], [e[key] for e in expected], rtol, err_msg=key)
+        atol = flips if "accuracy" in key else 0.0
+        np.testing.assert_allclose([e[key] for e in found], [e[key] for e in expected], rtol, atol, err_msg=key)
 
 
 def messages(host: Host) -> str:
@@ -228,7 +232,8 @@ def test_all_stop_with_the_host_that_is_asked_and_one_host_goes_on(
     assert not (started[0].space.model / "model.keras").exists()
     (resumed,) = trained(tmp_path, inputs, model)  # in the folder of the first host
     assert "goes on after epoch" in messages(resumed)
-    assert_same(history(resumed), one_host, rtol=1e-3)
+    # Sums over two hosts are rounded in another order, for as many epochs as they got to; of 36 samples one may flip.
+    assert_same(history(resumed), one_host, rtol=1e-3, flips=1.01 / 36)
 
 
 @pytest.mark.usefixtures("ports")
