@@ -79,8 +79,13 @@ def _refuse_ignored(overrides: Sequence[str], checked: Checked) -> None:
     """Raise ConfigError for settings that an existing run would not take over."""
     if not any(job.config.run for job in checked.jobs):
         return
-    asks_its_model = all("predict" in job.config.stages for job in checked.jobs)
-    known = (*OF_AN_EXISTING_RUN, *OF_ITS_MODEL) if asks_its_model else OF_AN_EXISTING_RUN
+    from launchers.config import Action
+
+    known = set(OF_AN_EXISTING_RUN)
+    if all("predict" in job.config.stages for job in checked.jobs):
+        known |= set(OF_ITS_MODEL)
+    if all(job.config.action in (Action.run, Action.plan) for job in checked.jobs):
+        known.add("visualize")
     keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
     ignored = [key for key in keys if key.partition(".")[0] not in known]
     if ignored:

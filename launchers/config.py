@@ -10,14 +10,14 @@ import difflib
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videolift import settings
 from videolift.errors import ConfigError
-from videolift.settings import Augment, Data, Model, Predict, Preprocess
+from videolift.settings import PICTURES, Augment, Data, Model, Predict, Preprocess, Visualize
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -230,6 +230,7 @@ class Config:
     model: Model = field(default_factory=Model)
     augment: Augment = field(default_factory=Augment)
     predict: Predict = field(default_factory=Predict)
+    visualize: Visualize = field(default_factory=Visualize)
     tracking: Tracking = field(default_factory=Tracking)
     sweep: Sweep = field(default_factory=Sweep)
 
@@ -287,6 +288,7 @@ def _own_problems(config: Config) -> Iterator[str]:
     yield from _tracking_problems(config.tracking)
     yield from _sweep_problems(config.sweep)
     yield from _metric_problems(config)
+    yield from _visualize_problems(config)
 
 
 def _action_problems(config: Config) -> Iterator[str]:
@@ -329,6 +331,22 @@ def _stage_problems(stages: list[str]) -> Iterator[str]:
             yield f"stages: there is no stage {stage!r}, there are {', '.join(known)}{hint}"
         elif stages.count(stage) > 1:
             yield f"stages: {stage} is there {stages.count(stage)} times; once is enough"
+
+
+def _visualize_problems(config: Config) -> Iterator[str]:
+    if "visualize" not in config.stages:
+        for key, value in vars(config.visualize).items():
+            if value is not None:
+                yield f"visualize.{key}: is for the stage visualize, which is not in stages; leave it out"
+    else:
+        yield from settings.visualize_problems(drawn(config))
+
+
+def drawn(config: Config) -> Visualize:
+    """Return what is drawn: of a finished run everything that nobody chose from."""
+    again = config.run is not None and config.action in (Action.run, Action.plan)
+    everything = again and config.visualize.pictures is None
+    return replace(config.visualize, pictures=list(PICTURES)) if everything else config.visualize
 
 
 def _s3_problems(config: Config) -> Iterator[str]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launchers import actions, predicting, report
+from launchers import actions, finished, predicting, report
 from launchers.base import Detached
-from launchers.config import PREDICT, Action, Config
+from launchers.config import PREDICT, Action, Config, drawn
 from launchers.outputs import Outputs
 from launchers.planning import refuse_missing_inputs
 from launchers.preparing import Preparing, make_ready
@@ -73,7 +73,12 @@ def _run(config: Config, place: Place) -> int:
 
 def _run_or_plan(console: Console, outputs: Outputs, config: Config, place: Place) -> int:
     asked = config.stages == [PREDICT]
-    prepared = predicting.prepare(config, outputs, console) if asked else Preparing(outputs, console).prepare(config)
+    if asked:
+        prepared = predicting.prepare(config, outputs, console)
+    else:
+        further = config.run is not None and config.action is not Action.resume
+        of_its_own = finished.prepare(config, outputs, console) if further else None
+        prepared = of_its_own or Preparing(outputs, console).prepare(config)
     if config.action is Action.plan:
         report.print_plan(console, prepared, outputs)
         report.print_described(console, actions.described(prepared, outputs))
@@ -100,7 +105,8 @@ def _again(config: Config, outputs: Outputs) -> Config:
     """Return the configuration of an earlier run; with ``action=run`` only its stages are other ones."""
     record = outputs.run(str(config.run)).load()
     earlier = from_plain(Config, record.config)
-    stages = earlier.stages if config.action is Action.resume else config.stages
+    resumed = config.action is Action.resume
+    stages = earlier.stages if resumed else config.stages
     backend = replace(earlier.backend, wait=True)  # who comes back wants to see the end
     return replace(
         earlier,
@@ -108,6 +114,7 @@ def _again(config: Config, outputs: Outputs) -> Config:
         action=config.action,
         run=config.run,
         stages=stages,
+        visualize=earlier.visualize if resumed or "visualize" not in stages else drawn(config),
         outputs=config.outputs,
         tracking=config.tracking,
     )

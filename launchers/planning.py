@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from videolift.manifest import Manifest
 from videolift.plan import MANIFEST_FILE, SOURCE_FOLDER, Plan, digest_of, to_plain
 from videolift.provenance import source_digest
 from videolift.settings import (
+    QUICK_PICTURES,
     Augment,
     Data,
     Model,
     Precision,
     Preprocess,
     Source,
+    Visualize,
     resolved_optimizer,
     resolved_sampling,
 )
@@ -46,6 +48,7 @@ NEEDS = {
     "visualize": ("preprocess", "train", "evaluate"),
     "predict": ("train",),
 }
+OF_THE_NETWORK = ("train", "evaluate", "visualize")  # stages that need the source of a user's own model
 # Knobs that cannot change the bytes of finished arrays: speed, and when to give up.
 NOT_IN_PREPROCESS_ID = ("workers", "bad_video", "max_bad_share", "sampling")
 
@@ -61,23 +64,37 @@ class PlannedStage:
     builder: dict[str, bytes] = field(default_factory=dict)  # a user's own source: relative path -> content
 
 
+@dataclass(frozen=True)
+class OwnStages:
+    """What of a finished run its further stages work on."""
+
+    ids: Mapping[str, str]  # by name
+    builder: dict[str, bytes]  # source of the user's own model, as it was
+
+
 def plan_stages(
-    config: Config, manifest: Manifest, precision: Precision, libraries: Callable[[str], dict[str, str]]
+    config: Config,
+    manifest: Manifest,
+    precision: Precision,
+    libraries: Callable[[str], dict[str, str]],
+    own: OwnStages | None = None,
 ) -> dict[str, PlannedStage]:
     """Return every stage up to the last one asked for, in order; inputs of a stage come before it.
 
     Args:
         precision: what ``auto`` is on the backend.
         libraries: returns the versions that a stage runs with on the backend.
+        own: the stages of a finished run, which are what they are.
     """
     precision = precision if config.model.precision is Precision.auto else config.model.precision
     model = replace(config.model, precision=precision, optimizer=resolved_optimizer(config.model))
-    builder = builder_source(model)
-    ids: dict[str, str] = {}
+    builder = own.builder if own else builder_source(model)
+    ids: dict[str, str] = dict(own.ids) if own else {}
     planned = {}
     for name in planned_names(config.stages):
-        shared = {"source": source_digest(name), "libraries": libraries(name)}
-        ids[name] = stage_id(name, {**shared, **_determinants(name, config, model, manifest, ids, builder)})
+        if name not in ids:
+            shared = {"source": source_digest(name), "libraries": libraries(name)}
+            ids[name] = stage_id(name, {**shared, **_determinants(name, config, model, manifest, ids, builder)})
         plan = Plan(
             stage=name,
             id=ids[name],
@@ -85,13 +102,14 @@ def plan_stages(
             preprocess=config.preprocess,
             model=model,
             augment=config.augment,
+            visualize=_drawn(config),
             seed=config.seed,
             manifest_digest=manifest.digest,
             system_interval_s=config.tracking.system_interval_s if config.tracking.system_metrics else 0.0,
         )
         count = {"preprocess": config.backend.preprocess, "train": config.backend.train}.get(name)
         hosts = tuple(f"algo-{n + 1}" for n in range(count.instance_count if count else 1))
-        planned[name] = PlannedStage(name, ids[name], plan, hosts, builder if name in ("train", "evaluate") else {})
+        planned[name] = PlannedStage(name, ids[name], plan, hosts, builder if name in OF_THE_NETWORK else {})
     return planned
 
 
@@ -121,7 +139,13 @@ def _determinants(
         changed = {"augment": to_plain(config.augment)} if config.augment != Augment() else {}
         own = {"settings": settings, "seed": config.seed, **divided, **changed}
         return {"inputs": inputs, "manifest": manifest.digest, **own}
+    if name == "visualize":
+        return {"inputs": inputs, "settings": to_plain(_drawn(config))}
     return {"inputs": inputs}
+
+
+def _drawn(config: Config) -> Visualize:
+    return replace(config.visualize, pictures=config.visualize.pictures or list(QUICK_PICTURES))
 
 
 def _builder_determinants(model: Model, builder: dict[str, bytes]) -> list[object] | None:

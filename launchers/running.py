@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 import shutil
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from launchers import commands, facts, predicting, report
 from launchers.base import Detached, Job, LostTouch, Pruned, Stage
 from launchers.cache import StageFolder, event_files
-from launchers.config import PREDICT, Config
+from launchers.config import PREDICT, Action, Config
 from launchers.display import JobDisplay
 from launchers.follow import follow
 from launchers.outputs import Outputs
@@ -84,6 +85,7 @@ class Run:
         self._tags = tags or {}
         self._watch = watch
         self.record: RunRecord | None = None  # once it has begun
+        self._finished: RunRecord | None = None  # of a run whose further stages these are: as it was before them
 
     def execute(self) -> RunRecord:
         """Compute what is not finished, and record all of it.
@@ -137,11 +139,22 @@ class Run:
                 for stage in record.stages:
                     if stage.status is Status.RUNNING:
                         stage.status, stage.ended = status, record.ended
+            if self._finished and status in (Status.FAILED, Status.KILLED):
+                self._leave_as_it_was(record, self._finished, tracker)
             try:
                 folder.save(record)
             finally:  # a full disk must not leave the run open on a server
                 tracker.finish(record)
             folder.save(record)
+
+    def _leave_as_it_was(self, record: RunRecord, before: RunRecord, tracker: Tracker) -> None:
+        """Take back what further stages changed in a finished run: that they failed does not make its results worse."""
+        record.status, record.error, record.ended = before.status, before.error, before.ended
+        record.config, record.tags, record.stages = before.config, before.tags, before.stages
+        for stage in record.stages:
+            if stage.name in self._config.stages:
+                tracker.stage(stage)
+        self._console.print(f"run {record.id} is left as it was")
 
     def _busy(self, record: RunRecord) -> str | None:
         """Return what still computes a stage of the run, None where nothing does."""
@@ -168,9 +181,13 @@ class Run:
             record = RunRecord(run_id, name, self._fingerprint, redacted(to_plain(self._config)), parent=self._parent)
         else:
             self._refuse_lost_jobs(record)
+            if record.status is Status.FINISHED and self._config.action is Action.run:
+                self._finished = copy.deepcopy(record)
             self._console.print(f"goes on with run {record.id}")
             record.stages = [s for s in record.stages if s.name not in self._config.stages]
             record.parent = self._parent or record.parent
+            # Who comes back to this run wants the pictures that were asked for last.
+            record.config["visualize"] = to_plain(self._config.visualize)
         record.status, record.error, record.ended = Status.RUNNING, None, None
         again = {DETACHED_TAG: "no"} if DETACHED_TAG in record.tags else {}
         again |= {tag: record.tags[tag] for tag in (SWEEP_TAG, CHILD_TAG) if tag in record.tags}

@@ -139,7 +139,7 @@ def _wrong(setting: Setting, value: Any, *, inside: bool) -> str | None:
     optional = setting.optional and not inside
     if _interpolated(value) or (value is None and optional) or fits(kind, setting.item, value):
         return None
-    must = f"must be {_said(kind, optional)}"
+    must = f"must be {_said(kind, optional, setting.item)}"
     if isinstance(value, str) and isinstance(kind, type) and issubclass(kind, Enum):
         near = closest(value, kind.__members__)
         return f"{must}, got {value}" + (f"; did you mean {near}?" if near else "")
@@ -178,7 +178,7 @@ def _interpolated(value: Any) -> bool:
     return isinstance(value, str) and ("${" in value or value == "???")
 
 
-def _said(kind: type, optional: bool) -> str:
+def _said(kind: type, optional: bool, item: Any) -> str:
     if issubclass(kind, Enum):
         names = [*kind.__members__, *(["null"] if optional else [])]
         return f"{', '.join(names[:-1])} or {names[-1]}"
@@ -187,7 +187,7 @@ def _said(kind: type, optional: bool) -> str:
         float: "a number",
         bool: "true or false",
         str: "text",
-        list: "a list of names",
+        list: "a list of whole numbers" if item is int else "a list of names",
         dict: "a dictionary {name: value}",
     }
     return words[kind] + (" or null" if optional else "")

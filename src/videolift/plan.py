@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from videolift.errors import ConfigError
-from videolift.settings import Augment, Data, Model, Predict, Preprocess
+from videolift.settings import Augment, Data, Model, Predict, Preprocess, Visualize
 
 T = typing.TypeVar("T")
 
@@ -34,6 +34,7 @@ class Plan:
     model: Model = field(default_factory=Model)
     augment: Augment = field(default_factory=Augment)
     predict: Predict = field(default_factory=Predict)
+    visualize: Visualize = field(default_factory=Visualize)
     seed: int = 0
     manifest_digest: str = ""
     system_interval_s: float = 0.0  # seconds between two samples of CPU and memory; 0 takes none

@@ -17,7 +17,7 @@ LIBRARIES = {
     "preprocess": ("av", "numpy", "opencv-python-headless"),
     "train": ("keras", "numpy", "tensorflow"),
     "evaluate": ("keras", "numpy", "tensorflow"),
-    "visualize": ("matplotlib", "numpy"),
+    "visualize": ("keras", "matplotlib", "numpy", "tensorflow"),
     "predict": ("av", "keras", "numpy", "opencv-python-headless", "tensorflow"),
 }
 

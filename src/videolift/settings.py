@@ -6,6 +6,7 @@ checked together, in :func:`problems`; types are checked by whoever fills the da
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -162,6 +163,20 @@ class Predict:
     workers: int = 0  # processes that read videos; 0 = all cores
 
 
+@dataclass
+class Visualize:
+    """What is drawn, and of which layer. Pictures of a whole experiment are quick, those of a finished run are all."""
+
+    pictures: list[str] | None = None  # of PICTURES; null: QUICK_PICTURES, or with run= all of them
+    layer: str | None = None  # for maximize and gradcam; null: the last convolution
+    units: list[int] | None = None  # of the layer, from 0, for maximize; null: the 16 that differ most between clips
+
+
+QUICK_PICTURES = ("contact_sheet", "learning_curves", "confusion_matrix")  # need no network
+NETWORK_PICTURES = ("gradcam", "maximize", "embedding")
+PICTURES = (*QUICK_PICTURES, *NETWORK_PICTURES)
+# Which of its pictures a setting of the stage is for.
+VISUALIZE_SETTINGS = {"layer": ("gradcam", "maximize"), "units": ("maximize",)}
 MODELS = ("cnn3d", "cnn3d_batchnorm", "cnn3d_leakyrelu", "r2plus1d", "mobile_causal", "cnn2d")
 # The models that the original scripts have, and the optimizers that they are compiled with there.
 ORIGINALS = {"cnn3d": "adam", "cnn3d_batchnorm": "rmsprop", "cnn3d_leakyrelu": "rmsprop", "cnn2d": "adam"}
@@ -216,6 +231,32 @@ def problems(
     if augment is not None:
         found += _augment_problems(augment, preprocess)
     return found if predict is None else [*found, *_predict_problems(predict)]
+
+
+def visualize_problems(visualize: Visualize) -> list[str]:
+    """Return every mistake in what is to be drawn; layers and units are the network's to know."""
+    pictures = QUICK_PICTURES if visualize.pictures is None else visualize.pictures
+    found = []
+    if not pictures:
+        found.append(f"visualize.pictures: is empty; there are {', '.join(PICTURES)}")
+    for name in dict.fromkeys(pictures):
+        if name not in PICTURES:
+            near = difflib.get_close_matches(name, PICTURES, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            found.append(f"visualize.pictures: there is no picture {name!r}, there are {', '.join(PICTURES)}{hint}")
+    for key, homes in VISUALIZE_SETTINGS.items():
+        if getattr(visualize, key) is not None and not set(homes) & set(pictures):
+            which = "which is not" if len(homes) == 1 else "none of which is"
+            found.append(
+                f"visualize.{key}: is for {' and '.join(homes)}, {which} drawn; "
+                f"say visualize.pictures=[{','.join(homes)}]"
+            )
+    if visualize.layer is not None and not visualize.layer.strip():
+        found.append("visualize.layer: is empty; give it a name or leave it out")
+    units = visualize.units
+    if units is not None and (not units or min(units) < 0 or len(set(units)) < len(units)):
+        found.append(f"visualize.units: must be different numbers from 0, at least one, got {units}")
+    return found
 
 
 def _at_least(group: str, settings: object, minimum: int, *names: str) -> list[str]:

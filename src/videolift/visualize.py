@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 
@@ -13,54 +12,51 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from videolift.files import EVALUATION_FILE, HISTORY_FILE
+from videolift.files import EVALUATION_FILE, HISTORY_FILE, MODEL_FILE
 from videolift.fonts import families
 from videolift.job import Job
-from videolift.manifest import Manifest
-from videolift.parts import INDEX_FILE, Entry, Rows, read_index
+from videolift.parts import INDEX_FILE, Entry, Pixels, Rows, read_index
+from videolift.plan import SOURCE_FOLDER
+from videolift.samples import Samples, load_samples
+from videolift.settings import NETWORK_PICTURES
+from videolift.sheets import Line, save, save_moving, save_sheets
 
-SHEET_FRAMES = 12  # of a clip, at most
+if TYPE_CHECKING:  # Keras takes seconds to start, and the quick pictures do without
+    from videolift.opened import Answer, Opened
+
 SHEET_CLASSES = 20  # a sheet
 CLIPS_A_CLASS = 2
+LOOKED_AT = 256  # test clips that tell which units of a layer say something
 MATRIX_NUMBERS = 20  # classes up to which a confusion matrix shows its numbers
-DPI = 120
 
 
 def run(job: Job) -> None:
-    """Draw contact sheets, learning curves and the confusion matrix."""
+    """Draw the pictures that were asked for. What does not fit the network is told before the first one."""
     plt.rcParams["font.family"] = families()
-    output, events = job.workspace.output, job.events
-    drawn = _contact_sheets(job.workspace.channel("arrays"), job.manifest, output)
-    history = json.loads((job.workspace.channel("training") / HISTORY_FILE).read_text(encoding="utf-8"))
-    drawn.append(_save(learning_curves(history), output / "learning_curves.png"))
-    evaluation = json.loads((job.workspace.channel("evaluation") / EVALUATION_FILE).read_text(encoding="utf-8"))
-    drawn.append(_save(confusion_matrix(evaluation), output / "confusion_matrix.png"))
-    for number, name in enumerate(drawn, start=1):
-        events.artifact(name, "pictures")
-        events.progress(number, len(drawn), unit="pictures")
+    pictures = job.plan.visualize.pictures or []
+    drawing: dict[str, Callable[[], list[str]]] = {
+        "contact_sheet": lambda: _contact_sheets(job),
+        "learning_curves": lambda: _learning_curves(job),
+        "confusion_matrix": lambda: _confusion_matrix(job),
+    }
+    if set(pictures) & set(NETWORK_PICTURES):
+        drawing |= _of_the_network(job, [name for name in pictures if name in NETWORK_PICTURES])
+    wanted = [name for name in pictures if name in drawing]
+    for number, name in enumerate(wanted, start=1):
+        job.stop.check()
+        for file in drawing[name]():
+            job.events.artifact(file, "pictures")
+        job.events.progress(number, len(wanted), unit="pictures")
 
 
-def _save(figure: Figure, file: Path) -> str:
-    figure.savefig(file, dpi=DPI)
-    plt.close(figure)
-    return file.name
-
-
-def _contact_sheets(arrays: Path, manifest: Manifest, output: Path) -> list[str]:
-    chosen = _sheet_entries(read_index(arrays / INDEX_FILE), len(manifest.classes))
+def _contact_sheets(job: Job) -> list[str]:
+    arrays, classes = job.workspace.channel("arrays"), job.manifest.classes
+    chosen = _sheet_entries(read_index(arrays / INDEX_FILE), len(classes))
     rows = Rows(arrays)
-    names = []
-    for first in range(0, len(chosen), SHEET_CLASSES):
-        numbers = list(chosen)[first : first + SHEET_CLASSES]
-        clips = [(manifest.classes[n], e.clip, rows.of(e)[0]) for n in numbers for e in chosen[n]]
-        name = (
-            "contact_sheet.png" if len(chosen) <= SHEET_CLASSES else f"contact_sheet_{first // SHEET_CLASSES + 1}.png"
-        )
-        names.append(_save(contact_sheet(clips), output / name))
-    return names
+    lines = [Line(classes[number], rows.of(entry)[0]) for number, clips in chosen.items() for entry in clips]
+    return save_sheets(lines, job.workspace.output, "contact_sheet", lines_a_sheet=SHEET_CLASSES * CLIPS_A_CLASS)
 
 
 def _sheet_entries(entries: Sequence[Entry], classes: int) -> dict[int, list[Entry]]:
@@ -71,30 +67,117 @@ def _sheet_entries(entries: Sequence[Entry], classes: int) -> dict[int, list[Ent
     return {n: clips for n, clips in found.items() if clips}
 
 
-def contact_sheet(clips: Sequence[tuple[str, str, npt.NDArray[np.uint8]]]) -> Figure:
-    """Draw the frames that the network sees.
+def _learning_curves(job: Job) -> list[str]:
+    history = json.loads((job.workspace.channel("training") / HISTORY_FILE).read_text(encoding="utf-8"))
+    return [save(learning_curves(history), job.workspace.output / "learning_curves.png")]
 
-    Args:
-        clips: class name, clip id and uint8 (frame, height, width, channel) of each row of the sheet.
+
+def _confusion_matrix(job: Job) -> list[str]:
+    evaluation = json.loads((job.workspace.channel("evaluation") / EVALUATION_FILE).read_text(encoding="utf-8"))
+    return [save(confusion_matrix(evaluation), job.workspace.output / "confusion_matrix.png")]
+
+
+def _of_the_network(job: Job, pictures: Sequence[str]) -> dict[str, Callable[[], list[str]]]:
+    """Return how to draw those pictures of the network that this one allows; the others are told.
+
+    Raises:
+        ConfigError: if it has no such layer or unit.
     """
-    depth, height, width, _ = clips[0][2].shape
-    frames = np.unique(np.linspace(0, depth - 1, min(depth, SHEET_FRAMES)).astype(int))
-    figure, axes = plt.subplots(
-        len(clips),
-        len(frames),
-        figsize=(1.6 + 0.8 * len(frames), (0.8 * height / width + 0.06) * len(clips) + 0.3),
-        squeeze=False,
-        layout="constrained",
-    )
-    for line, (name, _, pixels) in zip(axes, clips, strict=True):
-        for axis, frame in zip(line, frames, strict=True):
-            axis.imshow(pixels[frame].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-    for axis, frame in zip(axes[0], frames, strict=True):
-        axis.set_title(f"{frame}", fontsize=8)
-    return figure
+    from videolift.opened import Closed, open_network
+
+    source = job.workspace.channel("plan") / SOURCE_FOLDER
+    try:
+        network = open_network(job.workspace.channel("model") / MODEL_FILE, job.plan.model.builder, source)
+    except Closed as reason:
+        job.events.message(f"not drawn: {', '.join(pictures)}: {reason}", "warning")
+        return {}
+    drawing = {}
+    for name, prepared in (("gradcam", _gradcam), ("maximize", _maximize), ("embedding", _embedding)):
+        if name not in pictures:
+            continue
+        try:
+            drawing[name] = prepared(job, network)
+        except Closed as reason:
+            job.events.message(f"not drawn: {name}: {reason}", "warning")
+    return drawing
+
+
+def _gradcam(job: Job, network: Opened) -> Callable[[], list[str]]:
+    from videolift.gradcam import heat_maps
+
+    asked = job.plan.visualize.layer
+    answer = network.answer(asked) if asked else network.last_map()
+    if not answer.has_places:
+        answer = network.last_map()
+        job.events.message(f"gradcam: {asked} does not tell places, so {answer.name} is taken")
+
+    def draw() -> list[str]:
+        test, classes = load_samples(job.workspace.channel("arrays"), job.manifest)["test"], job.manifest.classes
+        lines: list[Line] = []
+        for samples in _one_a_class(test, job.plan.model.batch):
+            job.stop.check()
+            clips = test.source.gather(test.rows[samples])
+            heat, probabilities = heat_maps(network, answer, clips)
+            for clip, label, warm, row in zip(clips, test.labels[samples], heat, probabilities, strict=True):
+                seen = int(row.argmax())
+                said = classes[label] if seen == label else f"{classes[label]}\nseen: {classes[seen]}"
+                lines.append(Line(f"{said}\n{row[seen]:.2f}", clip, warm))
+        return save_sheets(lines, job.workspace.output, _file("gradcam", answer), lines_a_sheet=SHEET_CLASSES)
+
+    return draw
+
+
+def _one_a_class(samples: Samples, batch: int) -> list[list[int]]:
+    """Return the first sample of every class, in batches."""
+    first: dict[int, int] = {}
+    for number, label in enumerate(samples.labels.tolist()):
+        first.setdefault(label, number)
+    chosen = [first[label] for label in sorted(first)]
+    return [chosen[start : start + batch] for start in range(0, len(chosen), batch)]
+
+
+def _maximize(job: Job, network: Opened) -> Callable[[], list[str]]:
+    from videolift.maximize import liveliest, maximize, refuse_units_beyond
+
+    answer, asked = network.answer(job.plan.visualize.layer), job.plan.visualize.units
+    refuse_units_beyond(answer, asked or [])
+
+    def draw() -> list[str]:
+        units = asked or liveliest(network, answer, _some_test_clips(job))
+        found = maximize(network, answer, units, job.plan.seed, job.stop.check)
+        lines = [Line(f"unit {unit}", pixels) for unit, pixels in zip(units, found.pixels, strict=True)]
+        output, name = job.workspace.output, _file("maximize", answer)
+        sheets = save_sheets(lines, output, name, numbers=found.frames)
+        return [*sheets, save_moving(lines, output / f"{name}.gif")] if len(found.frames) > 1 else sheets
+
+    return draw
+
+
+def _some_test_clips(job: Job) -> Iterator[Pixels]:
+    """Yield batches of test clips, evenly taken."""
+    test = load_samples(job.workspace.channel("arrays"), job.manifest)["test"]
+    order = np.unique(np.linspace(0, len(test) - 1, min(len(test), LOOKED_AT)).astype(int))
+    for clips, _ in test.batches(job.plan.model.batch, order):
+        job.stop.check()
+        yield clips
+
+
+def _embedding(job: Job, network: Opened) -> Callable[[], list[str]]:
+    from videolift.embedding import embed, scatter
+
+    network.features()
+
+    def draw() -> list[str]:
+        test = load_samples(job.workspace.channel("arrays"), job.manifest)["test"]
+        found = embed(network, test, job.plan.model.batch, job.stop.check)
+        return [save(scatter(found, job.manifest.classes), job.workspace.output / "embedding.png")]
+
+    return draw
+
+
+def _file(picture: str, answer: Answer) -> str:
+    """Return a file name that tells the layer, which may be one inside of another."""
+    return f"{picture}_{answer.name.replace('/', '-')}"
 
 
 def learning_curves(history: dict[str, Any]) -> Figure:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -24,7 +25,10 @@ def wait_for_epoch(process: subprocess.Popen[str], cwd: Path, under_way: UnderWa
     raise AssertionError(f"ended before epoch {epoch}: {runs.wait(process).text}")
 
 
-def test_a_whole_run_leaves_what_the_contract_says(tmp_path: Path, quick: list[str]) -> None:
+def test_a_whole_run_leaves_what_the_contract_says(tmp_path: Path, quick: list[str], videos: Path) -> None:
+    data = tmp_path / "训练"
+    shutil.copytree(videos, data)
+    quick = [f"data.root={data}" if one.startswith("data.root=") else one for one in quick]
     ended = runs.run(*quick, cwd=tmp_path)
     record = runs.records(tmp_path)[0]
     assert record["status"] == "FINISHED"
@@ -47,6 +51,15 @@ def test_a_whole_run_leaves_what_the_contract_says(tmp_path: Path, quick: list[s
     # Another split or model does not decode again.
     other = runs.run(*quick, TRAIN, "model=cnn2d", "model.epoch=1", cwd=tmp_path)
     assert "preprocess: cached" in other.out and "train: cached" not in other.out
+    # A finished run needs its videos no more, and every picture of it is drawn.
+    shutil.rmtree(data)
+    runs.run("stages=[visualize]", f"run={record['id']}", "visualize.units=[0,1]", "tracking=none", cwd=tmp_path)
+    first = runs.records(tmp_path)[0]
+    assert first["status"] == "FINISHED"
+    assert [s["id"] for s in first["stages"][:3]] == [s["id"] for s in record["stages"][:3]]
+    drawn = {f.name for f in Path(runs.stage(first, "visualize")["folder"]).glob("hosts/algo-1/output/data/*.*g*")}
+    network = {"gradcam_conv3d_3.png", "maximize_conv3d_3.png", "maximize_conv3d_3.gif", "embedding.png"}
+    assert drawn == pictures | network
 
 
 def test_3_epochs_kill_and_3_more_are_6_epochs(tmp_path: Path, quick: list[str], under_way: UnderWay) -> None:

@@ -14,6 +14,8 @@ from mlflow.entities import Run
 
 from tests import runs
 
+DRAWN = runs.REPOSITORY / "docs" / "drawn.py"
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -80,7 +82,11 @@ def test_the_logged_model_predicts_from_a_video_path(demo: Path, tmp_path: Path)
             *("--input-path", str(tmp_path / "in.json"), "--output-path", str(tmp_path / "out.json")),
             *("--content-type", "json"),
         ],
-        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{demo / 'outputs' / 'mlflow.db'}"},
+        env={
+            **os.environ,
+            "MLFLOW_TRACKING_URI": f"sqlite:///{demo / 'outputs' / 'mlflow.db'}",
+            "VIDEOLIFT_VIDEOS": str(videos),
+        },
         check=True,
         capture_output=True,
     )
@@ -88,9 +94,20 @@ def test_the_logged_model_predicts_from_a_video_path(demo: Path, tmp_path: Path)
     assert [row["class"] for row in rows] == ["PanLeft", "TiltUp"]
 
 
-def test_visualize_again_works_on_a_finished_run(demo: Path) -> None:
+def test_visualize_again_works_on_a_finished_run(demo: Path, tmp_path: Path) -> None:
     record = runs.records(demo)[0]
-    ended = runs.run("stages=[visualize]", f"run={record['id']}", cwd=demo)
+    ended = runs.run("stages=[visualize]", f"run={record['id']}", "visualize.units=[3,4]", cwd=demo)
     assert f"goes on with run {record['id']}" in ended.out
-    assert recorded(demo)[0].info.status == "FINISHED"
+    run = recorded(demo)[0]
+    assert run.info.status == "FINISHED"
+    pictures = {f.path.removeprefix("pictures/") for f in client(demo).list_artifacts(run.info.run_id, "pictures")}
+    assert pictures >= {"contact_sheet.png", "gradcam_conv3d_3.png", "maximize_conv3d_3.gif", "embedding.png"}
     assert [s["name"] for s in runs.records(demo)[0]["stages"]] == ["preprocess", "train", "evaluate", "visualize"]
+    subprocess.run([sys.executable, str(DRAWN), str(demo / "outputs"), str(tmp_path)], check=True)
+    assert {f.name for f in tmp_path.iterdir()} == {"gradcam.png", "maximize.gif", "embedding.png"}
+    before = runs.records(demo)[0]
+    wrong = runs.run("stages=[visualize]", f"run={record['id']}", "visualize.layer=conv", cwd=demo, code=2)
+    assert "visualize.layer: the model has no layer 'conv'; it has" in wrong.err and "conv3d_3 (64)" in wrong.err
+    run = recorded(demo)[0]
+    assert runs.records(demo)[0] == before and run.info.status == "FINISHED"
+    assert run.data.tags["videolift.stage.visualize"] == runs.stage(before, "visualize")["id"]

@@ -8,11 +8,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from launchers import schema
 from launchers.compose import CONF, Sources, check, compose
-from launchers.config import Action, Backend, Config, Resources, Tracking, problems
+from launchers.config import Action, Backend, Config, Resources, Tracking, drawn, problems
 from launchers.help import ACTIONS, GROUPS, SETTINGS, help_text
 from launchers.overrides import mistakes
 from videolift.errors import ConfigError
-from videolift.settings import Data, Reader, Sampling, Source, Split
+from videolift.settings import PICTURES, Data, Reader, Sampling, Source, Split, Visualize
 
 FILES = sorted(CONF.rglob("*.yaml"))
 CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent != CONF]
@@ -166,6 +166,19 @@ WRONG = {
     "tracking.timeout_s: must be above 0 seconds, got 0": Config(tracking=Tracking(timeout_s=0)),
     "tracking.experiment: is empty; give it a value or leave it out": Config(tracking=Tracking(experiment="")),
     "data.root: data=folder needs it; say data.root=PATH": Config(data=Data(Source.folder)),
+    "visualize.pictures: is empty; there are contact_sheet, learning_curves, confusion_matrix, gradcam, maximize, "
+    "embedding": Config(visualize=Visualize(pictures=[])),
+    "visualize.pictures: there is no picture 'grad_cam', there are contact_sheet, learning_curves, confusion_matrix, "
+    "gradcam, maximize, embedding; did you mean gradcam?": Config(visualize=Visualize(["grad_cam"])),
+    "visualize.units: is for maximize, which is not drawn; say visualize.pictures=[maximize]": Config(
+        visualize=Visualize(units=[1])
+    ),
+    "visualize.units: must be different numbers from 0, at least one, got [1, 1]": Config(
+        visualize=Visualize(["maximize"], units=[1, 1])
+    ),
+    "visualize.layer: is for the stage visualize, which is not in stages; leave it out": Config(
+        run="x", stages=["evaluate"], visualize=Visualize(layer="conv3d")
+    ),
 }
 
 
@@ -182,6 +195,14 @@ def test_every_problem_is_told() -> None:
 def test_a_finished_run_can_be_evaluated_again() -> None:
     assert problems(Config(run="x", stages=["evaluate", "visualize"])) == []
     assert problems(Config(run="x", action=Action.resume)) == []
+
+
+def test_of_a_finished_run_every_picture_is_drawn_and_of_a_new_one_those_without_the_network() -> None:
+    again = Config(run="x", stages=["visualize"], visualize=Visualize(layer="conv3d", units=[1]))
+    assert problems(again) == []
+    assert drawn(again).pictures == list(PICTURES)
+    assert drawn(replace(again, visualize=Visualize(["gradcam"]))).pictures == ["gradcam"]
+    assert drawn(Config()).pictures is None
 
 
 def test_the_schema_knows_every_key_and_its_type() -> None:

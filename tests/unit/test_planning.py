@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from launchers.config import Config
-from launchers.planning import plan_stages
+from launchers.planning import OwnStages, plan_stages
 from videolift.errors import ConfigError
 from videolift.manifest import Clip, Manifest
 from videolift.provenance import imported_modules, library_versions
-from videolift.settings import BadVideo, Precision, Preprocess, Sampling
+from videolift.settings import QUICK_PICTURES, BadVideo, Model, Precision, Preprocess, Sampling, Visualize
 
 MANIFEST = Manifest(
     ("a", "b"),
@@ -85,6 +85,29 @@ def test_the_source_of_a_users_model_is_in_the_id_of_training(tmp_path: Path) ->
         found.append(ids(config))
     assert found[0]["preprocess"] == found[1]["preprocess"]
     assert found[0]["train"] != found[1]["train"]
+
+
+def test_what_is_drawn_makes_other_pictures_and_nothing_else() -> None:
+    plain = ids(Config())
+    assert ids(Config(visualize=Visualize(list(QUICK_PICTURES)))) == plain  # what null means
+    found = {"plain": plain["visualize"]}
+    for changed in ({"pictures": ["gradcam"]}, {"layer": "conv3d"}, {"units": [1]}):
+        now = ids(Config(visualize=replace(Visualize(["maximize"]), **changed)))
+        found[str(changed)] = now["visualize"]
+        assert {**now, "visualize": ""} == {**plain, "visualize": ""}
+    assert len(set(found.values())) == 4
+
+
+def test_further_stages_of_a_finished_run_take_its_own_ones_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def build(shape, classes): return 'as it is now'")
+    config = Config(stages=["visualize"], model=Model(builder=f"{tmp_path / 'mine.py'}:build"))
+    own = OwnStages({"preprocess": "preprocess-1", "train": "train-1", "evaluate": "evaluate-1"}, {"mine.py": b"then"})
+    planned = plan_stages(config, MANIFEST, Precision.float32, library_versions, own)
+    assert {name: planned[name].id for name in own.ids} == own.ids
+    assert planned["visualize"].builder == {"mine.py": b"then"}
+    other = replace(own, ids={**own.ids, "train": "train-2"})
+    again = plan_stages(config, MANIFEST, Precision.float32, library_versions, other)
+    assert again["visualize"].id != planned["visualize"].id
 
 
 def test_two_functions_of_one_file_are_two_models(tmp_path: Path) -> None:
