@@ -181,7 +181,7 @@ class Run:
             record = RunRecord(run_id, name, self._fingerprint, redacted(to_plain(self._config)), parent=self._parent)
         else:
             self._refuse_lost_jobs(record)
-            if record.status is Status.FINISHED and self._config.action is Action.run:
+            if record.status is Status.FINISHED and self._config.run and self._config.action is Action.run:
                 self._finished = copy.deepcopy(record)
             self._console.print(f"goes on with run {record.id}")
             record.stages = [s for s in record.stages if s.name not in self._config.stages]

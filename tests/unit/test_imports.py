@@ -71,6 +71,17 @@ def test_the_reader_of_imports_sees_what_it_must(tmp_path: Path) -> None:
     assert imported_at_once(module) == {"typing", "cv2", "keras"}
 
 
+def test_pictures_that_need_no_network_do_without_keras() -> None:
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(ROOT / 'src')!r})\n"
+        "import videolift.visualize\n"
+        "sys.exit(' '.join({'keras', 'tensorflow'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
 # What a remote plan asks of the SageMaker SDK is exactly its request.
 NOT_FOR_A_REMOTE_PLAN = (SLOW - {"boto3", "sagemaker"}) | {"moto", "torch"}
 
