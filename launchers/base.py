@@ -36,6 +36,8 @@ class Stage:
     hosts: tuple[str, ...]  # algo-1, algo-2, ...: SageMaker's names
     channels: dict[str, Path] = field(default_factory=dict)  # channel -> folder, the same for every host
     dealt: dict[str, dict[str, Dealt]] = field(default_factory=dict)  # channel -> host -> its share
+    places: dict[str, str] = field(default_factory=dict)  # channel -> s3://..., where the job gets it from by itself
+    shared: str | None = "videos"  # the channel that the hosts of a processing job divide
 
     def workspace(self, host: str, shares: Mapping[str, Path]) -> Workspace:
         """Return a host's workspace.

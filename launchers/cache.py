@@ -5,7 +5,7 @@
 <id>/           finished: renamed from .partial after ``finished.json`` was written
     plan/       plan.json, manifest.json, a user's own model: the job's ``plan`` channel
     hosts/H/    what stands for /opt/ml on host H
-    arrays/     preprocess only: the merged parts of all hosts
+    arrays/     preprocess only: the merged parts of all hosts; of a user's own script what all hosts wrote
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def event_files(path: Path) -> list[tuple[Path, Path]]:
 
 
 def model_folder(path: Path) -> Path:
-    """Return where a train stage's folder holds its model."""
+    """Return where the folder of a train stage, or of a user's own training script, holds its model."""
     return StageFolder(path, Kind.training).first.model
 
 

@@ -39,12 +39,25 @@ def local_overrides(config: Config, stages: list[str]) -> list[str]:
             "tracking=none",
             *changed(asked),
         ]
+    if config.script.path is not None:
+        return _of_script(config)
     if is_s3(config.data.root):
         config = replace(config, data=replace(config.data, root=FETCHED))
     words = ["backend=local", f"stages=[{','.join(planned_names(stages))}]", "tracking=none"]
     hosts = config.backend.preprocess.instance_count
     words += [f"backend.preprocess.instance_count={hosts}"] if hosts > 1 else []
     return words + changed({key: value for key, value in to_plain(config).items() if key not in LEFT_OUT})
+
+
+def _of_script(config: Config) -> list[str]:
+    channels = {name: FETCHED if is_s3(content) else content for name, content in config.script.channels.items()}
+    data = replace(config.data, root=FETCHED) if is_s3(config.data.root) else config.data
+    config = replace(config, script=replace(config.script, channels=channels), data=data)
+    return [
+        "backend=local",
+        "tracking=none",
+        *changed({k: v for k, v in to_plain(config).items() if k not in LEFT_OUT}),
+    ]
 
 
 def changed(settings: dict[str, Any]) -> list[str]:
@@ -56,7 +69,7 @@ def changed(settings: dict[str, Any]) -> list[str]:
 def _changed(key: str, value: Any, default: Any) -> Iterator[str]:
     if value == default:
         return
-    if isinstance(value, dict) and default:
+    if isinstance(value, dict) and (default or all(isinstance(inner, str) for inner in value.values())):
         for name, inner in value.items():
             yield from _changed(f"{key}.{name}", inner, default.get(name))
     else:

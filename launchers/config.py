@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from videolift import settings
 from videolift.errors import ConfigError
-from videolift.settings import PICTURES, Augment, Data, Model, Predict, Preprocess, Visualize
+from videolift.settings import PICTURES, Augment, Data, Model, Predict, Preprocess, Script, Visualize
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STAGES = ("preprocess", "train", "evaluate", "visualize")
 STAGES_ON_A_FINISHED_RUN = ("evaluate", "visualize")
 PREDICT = "predict"  # the stage that asks a finished run's model about other videos; goes alone
+SCRIPT, PREPROCESS_SCRIPT = "script", "preprocess-script"  # the stage of a user's own script, by script.stage
 BACKENDS = ("local", "sagemaker-local", "sagemaker-remote")
 PLUGINS = "hydra_plugins"  # the only package that Hydra takes launchers and sweepers from
 MAX_SEED = 2**32 - 1  # what numpy and Keras take
@@ -231,8 +232,16 @@ class Config:
     augment: Augment = field(default_factory=Augment)
     predict: Predict = field(default_factory=Predict)
     visualize: Visualize = field(default_factory=Visualize)
+    script: Script = field(default_factory=Script)
     tracking: Tracking = field(default_factory=Tracking)
     sweep: Sweep = field(default_factory=Sweep)
+
+    def __post_init__(self) -> None:
+        """Give a script its stages, where others were not asked for."""
+        from launchers.script_settings import stages_of
+
+        if self.script.path is not None and self.stages == list(STAGES):
+            self.stages = stages_of(self.script)
 
 
 def register() -> None:
@@ -275,8 +284,12 @@ def problems(config: Config) -> list[str]:
 
 
 def _own_problems(config: Config) -> Iterator[str]:
+    from launchers.script_settings import script_problems
+
     yield from _action_problems(config)
-    yield from _stage_problems(config.stages)
+    if config.script.path is None:
+        yield from _stage_problems(config.stages)
+    yield from script_problems(config)
     for name in ("outputs", "name", "run"):
         value = getattr(config, name)
         if value is not None and not value.strip():
@@ -412,6 +425,8 @@ OF_THE_TEST = (
 def _metric_problems(config: Config) -> Iterator[str]:
     """Tell where no child can have what children are compared by; a grid does without, a sampler cannot."""
     metric, known = config.sweep.metric, (*OF_AN_EPOCH, *OF_THE_TEST)
+    if config.script.path is not None:
+        return  # which ones it prints is not known
     if metric not in known:
         near = next(iter(difflib.get_close_matches(metric, known, n=1)), None)
         hint = f"; did you mean {near}?" if near else ""

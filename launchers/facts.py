@@ -6,10 +6,12 @@ import json
 import re
 import secrets
 import time
+from pathlib import Path
 
 from launchers import report
 from launchers.config import PREDICT, Config
 from launchers.preparing import Prepared
+from launchers.script_settings import needs_data
 from videolift.manifest import Manifest
 from videolift.plan import digest_of, to_plain
 
@@ -24,7 +26,7 @@ def fingerprint(prepared: Prepared) -> str:
 
 def tags(prepared: Prepared) -> dict[str, str]:
     tags = dict(prepared.config.tags)
-    if PREDICT in prepared.planned:
+    if PREDICT in prepared.planned or prepared.config.script.path is not None:
         return tags
     tags["split"] = prepared.config.data.split.value
     if "train" in prepared.planned:
@@ -34,7 +36,15 @@ def tags(prepared: Prepared) -> dict[str, str]:
 
 
 def data_facts(prepared: Prepared) -> dict[str, object]:
-    manifest, data = prepared.manifest, prepared.config.data
+    manifest, data, script = prepared.manifest, prepared.config.data, prepared.config.script
+    if script.path is not None and not needs_data(script):
+        given = [channel for stage in prepared.planned.values() for channel in stage.channels]
+        return {
+            "source": "script",
+            "root": ", ".join(script.channels.values()),
+            "digest": digest_of([(channel.name, channel.digest) for channel in given]),
+            "files": sum(len(channel.names) for channel in given),
+        }
     return {
         "source": manifest.source,
         "root": data.root or data.csv or data.npz,
@@ -70,4 +80,6 @@ def new_id(name: str) -> str:
 
 def plain_name(config: Config) -> str:
     """Return what to call a run that was given no name."""
+    if config.script.path is not None:
+        return Path(config.script.path).stem
     return f"{config.data.source.value}-{_model_name(config)}"

@@ -17,7 +17,7 @@ from launchers.docker import DockerError
 from launchers.images import install
 from launchers.images import probe as probing
 from videolift.errors import StageError
-from videolift.provenance import FOLDER, LIBRARIES
+from videolift.provenance import FOLDER, LIBRARIES, OF_SCRIPTS
 
 IMAGES = Path(__file__).parent / "images"
 PURPOSES = {  # by stage
@@ -26,6 +26,8 @@ PURPOSES = {  # by stage
     "evaluate": "train",
     "visualize": "train",
     "predict": "predict",
+    "script": "train",
+    "preprocess-script": "preprocess",
 }
 MACHINE = "x86_64"  # what docker.PLATFORM is to Python
 LOCKED_FOR = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": MACHINE}
@@ -96,13 +98,14 @@ def libraries_of(contents: Mapping[str, str], stage: str, reference: str = "the 
         StageError: if the image lacks a library of the stage.
     """
     missing = [name for name in LIBRARIES[stage] if name not in contents]
-    if missing:
+    if missing and stage not in OF_SCRIPTS:
         purpose = PURPOSES[stage]
         raise StageError(
             f"{reference}: lacks {', '.join(missing)}, which {stage} needs; install it there, or let an image be built "
             f"from it: backend.{purpose}.image=null backend.{purpose}.base_image=IMAGE"
         )
-    return {**{name: contents[name] for name in LIBRARIES[stage]}, "machine": contents["machine"]}
+    there = {name: contents[name] for name in LIBRARIES[stage] if name not in missing}
+    return {**there, "machine": contents["machine"]}
 
 
 def requirement_file(purpose: str) -> Path:

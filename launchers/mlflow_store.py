@@ -20,12 +20,13 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from launchers import mlflow_model, provenance
-from launchers.cache import PARTIAL_SUFFIX, event_files
+from launchers.cache import PARTIAL_SUFFIX, event_files, model_folder
 from launchers.parity import PARITY_FILE
 from launchers.records import RunFolder, RunRecord, StageRecord, Status
 from launchers.redaction import redacted, redacted_text
 from videolift.errors import VideoliftError
 from videolift.events import Event, read
+from videolift.script_arguments import options, words_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -218,6 +219,9 @@ class Recording:
     def end(self, record: RunRecord, folder: RunFolder, tracking: Tracking) -> None:
         """Write what is known when a run ends; a detached run, which still runs, stays open."""
         self._describe(record, folder)
+        script = next((s for s in record.stages if s.name == "script" and s.status is Status.FINISHED), None)
+        if script and log_model and (model := model_folder(Path(script.folder))).is_dir() and any(model.iterdir()):
+            self.artifact(model, "")
         train = next((s for s in record.stages if s.name == "train" and s.status is Status.FINISHED), None)
         if train and tracking.log_model:
             mlflow_model.log_model(self.client, self.run_id, train)
@@ -324,7 +328,16 @@ def flattened(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def params(config: dict[str, Any]) -> dict[str, str]:
     """Return settings as MLflow's params; ``config.yaml`` keeps whole what is too long for one."""
     texts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in flattened(config).items()}
-    return {name_of(k): cut(redacted_text(v), MAX_PARAM) for k, v in texts.items()}
+    return {name_of(k): cut(redacted_text(v), MAX_PARAM) for k, v in {**_script_options(config), **texts}.items()}
+
+
+def _script_options(config: dict[str, Any]) -> dict[str, str]:
+    """Return what a script's arguments set, as settings of their own: ``--epochs 5`` is ``script.epochs``."""
+    script = config.get("script") or {}
+    if not script.get("path"):
+        return {}
+    found = options(words_of(script.get("args") or ""))
+    return {f"script.args.{name}" if name in script else f"script.{name}": value for name, value in found.items()}
 
 
 def run_tags(record: RunRecord) -> dict[str, str]:
@@ -349,7 +362,8 @@ def note(record: RunRecord) -> str:
     lines = [f"Run `{record.id}`."]
     if data:
         where = data.get("root") or data.get("source") or "data"
-        lines.append(f"Data: `{where}`, {data.get('clips', '?')} clips, {count} classes, {split or 'no split'}.")
+        has = f"{data['files']} files" if "files" in data else f"{data.get('clips', '?')} clips, {count} classes"
+        lines.append(f"Data: `{where}`, {has}{'' if 'files' in data else f', {split}' if split else ', no split'}.")
     if record.error:
         lines.append(f"Error: {record.error}")
     return "\n\n".join(lines)

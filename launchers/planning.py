@@ -8,12 +8,13 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launchers import shares
 from launchers.base import Backend, Dealt, Stage
 from launchers.cache import Cache, StageFolder
 from launchers.config import Config
+from launchers.script_settings import ARRAYS
 from videolift.errors import ConfigError
 from videolift.listing import root_of
 from videolift.manifest import Manifest
@@ -33,6 +34,9 @@ from videolift.settings import (
 )
 from videolift.workspace import Kind
 
+if TYPE_CHECKING:
+    from launchers.scripting import Channel
+
 ID_LENGTH = 16  # hex digits of a stage's id
 KINDS = {
     "preprocess": Kind.processing,
@@ -40,6 +44,8 @@ KINDS = {
     "evaluate": Kind.training,
     "visualize": Kind.training,
     "predict": Kind.processing,
+    "script": Kind.training,
+    "preprocess-script": Kind.processing,
 }
 NEEDS = {
     "preprocess": (),
@@ -47,6 +53,8 @@ NEEDS = {
     "evaluate": ("preprocess", "train"),
     "visualize": ("preprocess", "train", "evaluate"),
     "predict": ("train",),
+    "script": (),  # and preprocess, where it is given arrays: needs_of
+    "preprocess-script": (),
 }
 OF_THE_NETWORK = ("train", "evaluate", "visualize")  # stages that need the source of a user's own model
 # Knobs that cannot change the bytes of finished arrays: speed, and when to give up.
@@ -62,6 +70,7 @@ class PlannedStage:
     plan: Plan
     hosts: tuple[str, ...]
     builder: dict[str, bytes] = field(default_factory=dict)  # a user's own source: relative path -> content
+    channels: tuple[Channel, ...] = ()  # of a user's own script
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,12 @@ def plan_stages(
         hosts = tuple(f"algo-{n + 1}" for n in range(count.instance_count if count else 1))
         planned[name] = PlannedStage(name, ids[name], plan, hosts, builder if name in OF_THE_NETWORK else {})
     return planned
+
+
+def needs_of(stage: PlannedStage) -> tuple[str, ...]:
+    """Return the stages whose results a planned one reads."""
+    arrays = any(channel.holds == ARRAYS for channel in stage.channels)
+    return ("preprocess",) if arrays else NEEDS[stage.name]
 
 
 def planned_names(stages: Sequence[str]) -> list[str]:
@@ -198,7 +213,7 @@ def builder_source(model: Model) -> dict[str, bytes]:
 
 def inputs_of(planned: dict[str, PlannedStage], name: str, together: Sequence[str], cache: Cache) -> dict[str, Path]:
     """Return the folders of the stages that one needs; those of the same job have none yet."""
-    return {need: cache.path(planned[need].id) for need in NEEDS[name] if need not in together}
+    return {need: cache.path(planned[need].id) for need in needs_of(planned[name]) if need not in together}
 
 
 def prepare_stage(
@@ -223,11 +238,28 @@ def prepare_stage(
         if left.name not in planned.hosts:
             shutil.rmtree(left)
     shutil.rmtree(stage_folder.shares, ignore_errors=True)  # of an earlier try
-    channels = {"plan": stage_folder.plan, **input_channels(planned.name, inputs)}
-    stage = Stage(planned.plan, KINDS[planned.name], stage_folder, planned.hosts, channels)
-    if stage.kind is Kind.processing:
+    given = {} if planned.channels else input_channels(planned.name, inputs)
+    stage = Stage(planned.plan, KINDS[planned.name], stage_folder, planned.hosts, {"plan": stage_folder.plan, **given})
+    if planned.channels:
+        _give_channels(stage, planned.channels, inputs)
+    elif stage.kind is Kind.processing:
         stage.dealt["videos"] = _deal(planned.hosts, manifest, data)
     return stage
+
+
+def _give_channels(stage: Stage, channels: Sequence[Channel], inputs: dict[str, Path]) -> None:
+    """Give a script what its channels hold, and nothing that lies beside it: it sees the same wherever it runs."""
+    stage.shared = next((channel.name for channel in channels if channel.shared), None)
+    for channel in channels:
+        if channel.uri is not None:
+            stage.places[channel.name] = channel.uri
+        elif channel.root is None:
+            stage.channels[channel.name] = StageFolder(inputs["preprocess"], Kind.processing).arrays
+        elif channel.shared:
+            dealt = shares.deal(channel.root, channel.names, stage.hosts)
+            stage.dealt[channel.name] = {host: replace(share, whole=False) for host, share in dealt.items()}
+        else:
+            stage.dealt[channel.name] = dict.fromkeys(stage.hosts, Dealt(channel.root, channel.names, whole=False))
 
 
 def input_channels(name: str, inputs: dict[str, Path]) -> dict[str, Path]:
@@ -256,7 +288,9 @@ def refuse_missing_inputs(
 ) -> None:
     """Raise ConfigError where a stage that is wanted needs one that is neither wanted nor finished."""
     finished = finished_stages(planned, cache, backend)
-    missing = {need: name for name in wanted for need in NEEDS[name] if need not in wanted and need not in finished}
+    missing = {
+        need: name for name in wanted for need in needs_of(planned[name]) if need not in wanted and need not in finished
+    }
     if missing:
         lines = [
             f"stages: {name} needs {need}, which is not finished for these settings" for need, name in missing.items()

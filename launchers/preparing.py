@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launchers import script_settings, scripting
 from launchers.base import Backend, Described
 from launchers.cache import Cache
 from launchers.checksums import open_checksums
@@ -74,6 +75,8 @@ class Preparing:
             ConfigError: if a setting does not fit the backend or the data.
             DataError: if the data cannot be used as asked.
         """
+        if config.script.path is not None:
+            return self._prepare_script(config)
         backend = self._backend(config)
         data = _present_data(_absolute(config.data), self._outputs, self._say)
         config = replace(config, data=data, model=_absolute_builder(config.model))
@@ -86,6 +89,29 @@ class Preparing:
         if config.augment.flip:
             _refuse_mirror_images(manifest)
         return Prepared(config, data, backend, manifest, _plan(config, backend, manifest), _plan)
+
+    def _prepare_script(self, config: Config) -> Prepared:
+        """Find everything that is wrong with a user's own script, and with what it is given."""
+        script = scripting.absolute(config.script)
+        source = scripting.read_source(script)  # first: it is what a person has just written
+        config = replace(config, script=script)
+        if config.stages != (stages := script_settings.stages_of(script)):
+            raise ConfigError(f"stages: a run of a script has {' and '.join(stages)}, not {', '.join(config.stages)}")
+        backend = self._backend(config)
+        data, manifest = config.data, Manifest((), (), "script")
+        if script_settings.needs_data(script):
+            config = replace(config, data=_present_data(_absolute(config.data), self._outputs, self._say))
+            if config.data.source is Source.npz:
+                config = replace(config, preprocess=_shape_of_arrays(config.data, config.preprocess))
+            data, manifest = self._manifest(config)
+        with open_checksums(self._outputs.checksums) as checksums:
+            channels = scripting.find_channels(
+                script, data, manifest, checksums.of, lambda: Aws(config.backend).client("s3")
+            )
+        plan = partial(scripting.plan_script, source, channels)
+        if problem := scripting.network_problem(source, config, backend):
+            raise ConfigError(problem)
+        return Prepared(config, data, backend, manifest, plan(config, backend, manifest), plan)
 
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)

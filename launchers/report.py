@@ -14,13 +14,16 @@ from rich.text import Text
 
 from launchers.base import Described
 from launchers.cache import StageFolder
-from launchers.config import PREDICT
+from launchers.config import PREDICT, Config
 from launchers.outputs import Outputs
 from launchers.parity import Table as Parity
-from launchers.planning import NEEDS, finished_stages
+from launchers.planning import PlannedStage, finished_stages, needs_of
 from launchers.predicting import shown as shown_predictions
 from launchers.preparing import Prepared
 from launchers.records import RunRecord, StageRecord
+from launchers.redaction import redacted_text
+from launchers.scripting import results
+from launchers.sweeps.measured import last_values
 from videolift.files import EVALUATION_FILE, PREDICTIONS_FILE
 from videolift.manifest import Manifest
 from videolift.parts import clips_a_part, frame_shape
@@ -29,10 +32,48 @@ from videolift.workspace import Kind
 
 SPLITS = ("train", "val", "test")
 SHOWN_PREDICTIONS = 20  # rows
+SHOWN_METRICS = 8  # of a script
 
 
 def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
     """Print what would run: data, stages with their ids and inputs, and what is finished already."""
+    config, manifest = prepared.config, prepared.manifest
+    if config.script.path is not None:
+        _print_script(console, prepared)
+    else:
+        _print_data(console, prepared)
+    finished = finished_stages(prepared.planned, outputs.cache, prepared.backend)
+    table = Table(box=None, pad_edge=False)
+    for column in ("stage", "id", "hosts", "from", "state"):
+        table.add_column(column)
+    for name, stage in prepared.planned.items():
+        state = f"cached (computed by {finished[name]})" if name in finished else "would run"
+        if name not in config.stages and name not in finished:
+            state = "missing: not in stages"
+        table.add_row(*map(Text, (name, stage.id, str(len(stage.hosts)), _inputs_text(stage, config), state)))
+    console.print(table, soft_wrap=True)
+
+
+def _inputs_text(stage: PlannedStage, config: Config) -> str:
+    if stage.channels:
+        return ", ".join(channel.name for channel in stage.channels)
+    return ", ".join(needs_of(stage)) or str(config.data.root or config.data.csv or config.data.npz)
+
+
+def _print_script(console: Console, prepared: Prepared) -> None:
+    script, stage = prepared.config.script, list(prepared.planned.values())[-1]
+    sent = sum(len(content) for content in stage.builder.values())
+    console.print(f"script    {redacted_text(f'{stage.plan.script.path} {script.args}').strip()}", soft_wrap=True)
+    noun = "file" if len(stage.builder) == 1 else "files"
+    console.print(f"source    {len(stage.builder)} {noun}, {sent / 1e3:.1f} kB", soft_wrap=True)
+    for channel in stage.channels:
+        what = script.channels[channel.name] if channel.holds in ("folder", "s3") else channel.holds
+        many = f", {len(channel.names)} files" if channel.names else ""
+        shared = ", divided among the hosts" if channel.shared and len(stage.hosts) > 1 else ""
+        console.print(f"channel   {channel.name}: {redacted_text(what)}{many}{shared}", soft_wrap=True)
+
+
+def _print_data(console: Console, prepared: Prepared) -> None:
     config, manifest = prepared.config, prepared.manifest
     megabytes = sum(clip.size for clip in manifest.clips) / 1e6
     console.print(
@@ -42,17 +83,6 @@ def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
     if manifest.source != PREDICT:
         console.print(f"split     {split_text(manifest, config.data.split)}")
         console.print(_arrays_text(config.preprocess, len(manifest.clips)), highlight=False)
-    finished = finished_stages(prepared.planned, outputs.cache, prepared.backend)
-    table = Table(box=None, pad_edge=False)
-    for column in ("stage", "id", "hosts", "from", "state"):
-        table.add_column(column)
-    for name, stage in prepared.planned.items():
-        state = f"cached (computed by {finished[name]})" if name in finished else "would run"
-        if name not in config.stages and name not in finished:
-            state = "missing: not in stages"
-        inputs = ", ".join(NEEDS[name]) or str(config.data.root or config.data.csv or config.data.npz)
-        table.add_row(*map(Text, (name, stage.id, str(len(stage.hosts)), inputs, state)))
-    console.print(table, soft_wrap=True)
 
 
 def _arrays_text(p: Preprocess, clips: int) -> str:
@@ -100,11 +130,17 @@ def print_summary(
     console: Console, record: RunRecord, prepared: Prepared, outputs: Outputs, open_with: str | None
 ) -> None:
     """Print the table that a run ends with."""
-    rows = [
-        ("clips", str(len(prepared.manifest.clips))),
-        ("classes", str(len(prepared.manifest.classes))),
-        ("split", split_text(prepared.manifest, prepared.config.data.split)),
-        *_accuracy_rows(record),
+    rows = (
+        [*_script_rows(record, prepared)]
+        if prepared.config.script.path is not None
+        else [
+            ("clips", str(len(prepared.manifest.clips))),
+            ("classes", str(len(prepared.manifest.classes))),
+            ("split", split_text(prepared.manifest, prepared.config.data.split)),
+            *_accuracy_rows(record),
+        ]
+    )
+    rows += [
         ("stages", ", ".join(f"{s.name}{' (cached)' if s.cached else ''}" for s in record.stages)),
         ("run", _from_here(outputs.run(record.id).path)),
     ]
@@ -117,6 +153,18 @@ def print_summary(
         table.add_row(*map(Text, row))
     console.print()
     console.print(table)
+
+
+def _script_rows(record: RunRecord, prepared: Prepared) -> list[tuple[str, str]]:
+    """Return what a script was, the numbers that it printed last, and where its results lie."""
+    script, stage = prepared.config.script, record.stages[-1]
+    rows = [("script", redacted_text(f"{Path(str(script.path)).name} {script.args}").strip())]
+    told = last_values(record)
+    steps = {step for step, _ in told.values()}
+    numbers = "  ".join(f"{key} {value:.4g}" for key, (_, value) in list(told.items())[:SHOWN_METRICS])
+    if told:
+        rows.append(("metrics", numbers + (f"  (step {steps.pop()})" if len(steps) == 1 else "")))
+    return [*rows, *((what, _from_here(place)) for what, place in results(Path(stage.folder), script.stage))]
 
 
 def print_predictions(console: Console, record: RunRecord, outputs: Outputs, open_with: str | None) -> None:

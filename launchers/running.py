@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launchers import commands, facts, predicting, report
+from launchers import commands, facts, predicting, report, scripting
 from launchers.base import Detached, Job, LostTouch, Pruned, Stage
 from launchers.cache import StageFolder, event_files
-from launchers.config import PREDICT, Action, Config
+from launchers.config import PREDICT, PREPROCESS_SCRIPT, Action, Config
 from launchers.display import JobDisplay
 from launchers.follow import follow
 from launchers.outputs import Outputs
@@ -235,6 +235,7 @@ class Run:
                 record.stages = sorted([*record.stages, stage], key=lambda s: list(KINDS).index(s.name))
                 if stage.cached:
                     self._check_arrays(one, Path(stage.folder))
+                    scripting.retell(Path(stage.folder), one.plan.script.metrics)
                     self._console.print(f"{one.name}: cached, computed by {stage.origin}", soft_wrap=True)
                     stage.status, stage.ended = Status.FINISHED, time.time()
                 else:
@@ -311,6 +312,8 @@ class Run:
                 self._merge(job.stages[0])
             elif first == PREDICT:
                 predicting.merge(job.stages[0], self._prepared.manifest)
+            elif first == PREPROCESS_SCRIPT:
+                scripting.merge(job.stages[0])
             display.ended("done")
         return len(job.stages)
 

@@ -99,7 +99,7 @@ class RemoteBackend:
         return {}
 
     def _is_local(self, stage: str) -> bool:
-        return stage == "preprocess" and self._settings.preprocess.where is Where.local
+        return PURPOSES[stage] == "preprocess" and self._settings.preprocess.where is Where.local
 
     # Before anything is sent
 
@@ -110,10 +110,11 @@ class RemoteBackend:
             problem = str(error)
         if problem or planning:  # a plan does without the account's own side
             return [problem] if problem else []
+        trains = any(PURPOSES[stage] == "train" for stage in stages)
         # A run that goes on must not be kept from its job by a server that can be told later.
         tracking = self._config.tracking
         asked = tracking.enabled and self._config.action is not Action.resume
-        if self._settings.network_isolation and self._settings.train.in_image_of_aws and "train" in stages:
+        if self._settings.network_isolation and self._settings.train.in_image_of_aws and trains:
             self._notes.append(ISOLATED)
         found = find_problems(self._aws, tracking.uri if asked else None, tracking.timeout_s)
         self._notes += found.notes

@@ -16,6 +16,7 @@ from typing import Any
 
 from launchers.base import HostEnd, LostTouch, Stage
 from launchers.cache import HANDLE, StageFolder
+from launchers.config import SCRIPT
 from launchers.image import PURPOSES
 from launchers.remote import partition, state
 from launchers.remote.archive import extract
@@ -275,7 +276,7 @@ class RemoteJob:
             shutil.rmtree(left)
         with tempfile.TemporaryDirectory(dir=self.stages[0].folder.path, prefix=FETCHED) as name:
             folder = Path(name)
-            trained = [stage.folder.first for stage in self.stages if stage.plan.stage == "train"]
+            trained = [stage.folder.first for stage in self.stages if stage.plan.stage in ("train", SCRIPT)]
             there = ["output"] if exists(s3, output / "output.tar.gz") else []
             for archive in [*there, *(["model"] if trained else [])]:
                 file = folder / f"{archive}.tar.gz"

@@ -78,7 +78,7 @@ def make_order(
     if stages[0].kind is Kind.processing:
         (stage,) = stages
         return _processing(stage, name, site, settings, cache, data, others)
-    return _training(stages, name, site, settings, cache)
+    return _training(stages, name, site, settings, cache, data, others)
 
 
 def _processing(
@@ -91,8 +91,8 @@ def _processing(
     others: Callable[[Location, Sequence[str]], bool],
 ) -> Order:
     plan = _plan([stage], site, together=False)
-    videos, sendings = _videos(stage, name, site, data, others)
-    inputs = {"videos": videos, "plan": Input(plan.target)}
+    inputs, sendings = _dealt(stage, name, site, data, others)
+    inputs["plan"] = Input(plan.target)
     sendings.append(plan)
     results, finished = _results([stage], site, cache)
     inputs |= {channel: Input(place) for channel, place in results.items()}
@@ -111,27 +111,61 @@ def _processing(
     return Order(Kind.processing, name, request, sendings)
 
 
-def _videos(
+def _dealt(
     stage: Stage, name: str, site: Site, data: Location | None, others: Callable[[Location, Sequence[str]], bool]
+) -> tuple[dict[str, Input], list[Sending]]:
+    """Return the inputs of files that are dealt out, or lie in S3 by themselves, and what has to be sent for them."""
+    sharded = stage.shared if len(stage.hosts) > 1 else None
+    inputs = {
+        channel: Input(Location.parse(place), sharded=channel == sharded) for channel, place in stage.places.items()
+    }
+    sendings: list[Sending] = []
+    for channel in stage.dealt:
+        holds = stage.plan.script.channels.get(channel, "videos")
+        lying = data if holds == "videos" else None
+        inputs[channel], sent = _files(stage, channel, holds, name, site, lying, others, sharded=channel == sharded)
+        sendings += sent
+    return inputs, sendings
+
+
+def _files(
+    stage: Stage,
+    channel: str,
+    what: str,
+    name: str,
+    site: Site,
+    data: Location | None,
+    others: Callable[[Location, Sequence[str]], bool],
+    *,
+    sharded: bool,
 ) -> tuple[Input, list[Sending]]:
-    """Return the input of videos and what has to be sent for it."""
-    shares = list(stage.dealt["videos"].values())
-    root, names = shares[0].root, sorted(one for share in shares for one in share.names)
-    sharded = len(stage.hosts) > 1
+    """Return the input of a channel's files and what has to be sent for it."""
+    shares = list(stage.dealt[channel].values())
+    root, names = shares[0].root, sorted({one for share in shares for one in share.names})
     place = data if data is not None else site.data(root)
-    sendings = [] if data is not None else [Sending("videos", {one: root / one for one in names}, place)]
+    sendings = [] if data is not None else [Sending(what, {one: root / one for one in names}, place)]
     if not others(place, names):
         return Input(place, sharded=sharded), sendings
     # Only those of the manifest: what else lies there is another experiment's.
-    folder, file = site.jobs / name, "videos.manifest"
-    sendings.append(Sending("the list of videos", {file: requests.listing(place, names)}, folder))
+    folder, file = site.jobs / name, f"{channel}.manifest"
+    sendings.append(Sending(f"the list of {what}", {file: requests.listing(place, names)}, folder))
     return Input(folder / file, listed=True, sharded=sharded), sendings
 
 
-def _training(stages: Sequence[Stage], name: str, site: Site, settings: Backend, cache: Cache) -> Order:
+def _training(
+    stages: Sequence[Stage],
+    name: str,
+    site: Site,
+    settings: Backend,
+    cache: Cache,
+    data: Location | None,
+    others: Callable[[Location, Sequence[str]], bool],
+) -> Order:
     plan = _plan(stages, site, together=True)
     results, finished = _results(stages, site, cache)
-    channels, sendings = {"plan": plan.target, **results}, [plan, *finished]
+    given, sent = _dealt(stages[0], name, site, data, others)
+    channels = {"plan": plan.target, **results, **{channel: one.location for channel, one in given.items()}}
+    sendings = [plan, *finished, *sent]
     source = _source(site) if settings.train.mode is Mode.byos else None
     if source is not None:
         sendings.append(source)
@@ -152,6 +186,9 @@ def _training(stages: Sequence[Stage], name: str, site: Site, settings: Backend,
     if captured.drivers:
         target = site.root / "source" / captured.drivers_name
         sendings.append(Sending("the SageMaker SDK's start script", captured.drivers, target))
+    for entry in captured.request.get("InputDataConfig", []):
+        if (one := given.get(entry["ChannelName"])) is not None and one.listed:
+            entry["DataSource"]["S3DataSource"] |= {"S3DataType": "ManifestFile", "S3Uri": one.location.uri}
     return Order(Kind.training, name, captured.request, sendings)
 
 

@@ -19,6 +19,7 @@ from launchers.remote.s3 import Location
 from launchers.remote.site import UNKNOWN_ACCOUNT, UNRESOLVED, Site
 from launchers.remote.trainer import Training
 from videolift.plan import Plan, to_plain
+from videolift.script_arguments import options, words_of
 from videolift.workspace import CONTAINER_ROOT, PROCESSING_OUTPUT
 
 INPUT = f"{CONTAINER_ROOT}/processing/input"
@@ -30,6 +31,7 @@ MAX_HYPERPARAMETER_KEY, MAX_HYPERPARAMETER = 256, 2500  # characters
 NOT_IN_HYPERPARAMETERS = re.compile(r"'|\\u0027|[\n\r\x85\u2028\u2029]")
 NUMBER = r"([-+0-9.eE]+)"
 CURVES = ("loss", "accuracy", "val_loss", "val_accuracy", "test_accuracy", "samples_per_second")
+MAX_DEFINITIONS = 40  # AlgorithmSpecification in the API reference
 MAX_WAIT_MARGIN_S = 3600  # that a spot job may wait for capacity, where nothing is said
 OWN_TAG = "videolift"
 
@@ -136,7 +138,7 @@ def training(
         # `exec`, so that the job is told when it is to stop: a shell would not pass SIGTERM on.
         command=f"exec python3 {SCRIPT}" if ships else None,
         source=f"{source.uri}/" if source else None,
-        channels={channel: f"{place.uri}/" for channel, place in channels.items()},
+        channels={channel: f"{place.uri.rstrip('/')}/" for channel, place in channels.items()},
         output=site.jobs.uri,
         drivers=(site.root / "source").uri,
         instance_type=job.instance_type,
@@ -156,7 +158,7 @@ def training(
         environment=environment(settings),
         tags=tags,
         hyperparameters=hyperparameters(plan),
-        metrics=metric_definitions(),
+        metrics=metric_definitions((*CURVES, *plan.script.metrics)),
     )
 
 
@@ -165,10 +167,16 @@ def hyperparameters(plan: Plan) -> dict[str, str]:
 
     The SDK's start script exports each as a shell variable: a quote in a value, or a dot in a key, would end the job.
     """
+    if plan.script.path is not None:
+        script = {"path": plan.script.path, **options(words_of(plan.script.args))}
+        return _cut(dict(_flat({"script": script, "seed": plan.seed})))
     model = to_plain(plan.model)
     own = model.pop("args")  # last: of too many, these are left out
     groups = {"model": model, "preprocess": to_plain(plan.preprocess), "seed": plan.seed, "model_args": own}
-    flat = dict(_flat(groups))
+    return _cut(dict(_flat(groups)))
+
+
+def _cut(flat: dict[str, str]) -> dict[str, str]:
     return {key: value[:MAX_HYPERPARAMETER] for key, value in list(flat.items())[:MAX_HYPERPARAMETERS]}
 
 
@@ -182,9 +190,12 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield key, NOT_IN_HYPERPARAMETERS.sub(" ", text)
 
 
-def metric_definitions() -> dict[str, str]:
+def metric_definitions(names: Sequence[str]) -> dict[str, str]:
     """Return what the service finds metrics by in the lines of a job: regular expressions over our events."""
-    return {name: f'"type": "metric", .*"key": "{name}", "value": {NUMBER}' for name in CURVES}
+    return {
+        name: f'"type": "metric", .*"key": "{name}", "value": {NUMBER}'
+        for name in dict.fromkeys(names[:MAX_DEFINITIONS])
+    }
 
 
 def environment(settings: Backend) -> dict[str, str]:

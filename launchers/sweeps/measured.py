@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from launchers.config import SCRIPT
 from launchers.mlflow_store import events_of, name_of, newest, point_of
 from launchers.records import RunRecord
 
@@ -26,8 +27,15 @@ def measure(run: RunRecord, metric: str) -> Measured:
     told = _values(run)
     chosen = _value(told, CHOSEN_EPOCH, None)
     epoch = None if chosen is None else int(chosen)
+    if epoch is None and any(stage.name == SCRIPT for stage in run.stages):
+        epoch = max(told.get(name_of(metric), {}), default=None)  # which weights a script keeps is not known
     metrics = {key: value for key in SHOWN if (value := _value(told, key, epoch)) is not None}
     return Measured(_value(told, name_of(metric), epoch), epoch, metrics)
+
+
+def last_values(run: RunRecord) -> dict[str, tuple[int, float]]:
+    """Return key -> (last step, value) of what a run's stages told, without what is measured of the machine."""
+    return {key: (max(steps), steps[max(steps)]) for key, steps in _values(run).items() if "/" not in key}
 
 
 def _values(run: RunRecord) -> dict[str, dict[int, float]]:

@@ -26,7 +26,9 @@ from videolift.manifest import Manifest
 from videolift.plan import MANIFEST_FILE, PLAN_FILE, SOURCE_FOLDER, Plan, read_plan
 from videolift.workspace import CONTAINER_ROOT, Workspace, find_workspace
 
-STAGES = ("preprocess", "train", "evaluate", "visualize", "predict")
+STAGES = ("preprocess", "train", "evaluate", "visualize", "predict", "script", "preprocess-script")
+MODULES = {"preprocess-script": "script"}  # that run a stage, where the name is another one
+ON_ALL_HOSTS = ("train", "script")  # of the stages of a training job
 SIGNALLED = 128  # a shell's exit code for a process that a signal ended is this and the signal's number
 STOPPED_EXIT_CODE = SIGNALLED + signal.SIGTERM
 FAILURE_LIMIT = 1024  # characters that the service keeps
@@ -83,7 +85,7 @@ def _stages_of(workspace: Workspace) -> list[str]:
 
 
 def _run_each(workspace: Workspace, stages: list[str], stop: Stop) -> int:
-    """Run the stages one after the other; those after training run on the first host only.
+    """Run the stages one after the other; those that only look at a training run on the first host.
 
     A stage after training that fails ends the job, but does not fail it: the service keeps the model of a job only that
     does not fail, and how a stage ended is told by its events.
@@ -92,7 +94,7 @@ def _run_each(workspace: Workspace, stages: list[str], stop: Stop) -> int:
     command = [sys.executable, "-m", "videolift.entry", "--root", str(workspace.root), "--parent", str(os.getpid())]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     for name in stages:
-        if not leads and name != "train":
+        if not leads and name not in ON_ALL_HOSTS:
             continue
         if stop.requested:
             return STOPPED_EXIT_CODE
@@ -162,9 +164,10 @@ def _run(workspace: Workspace, plan: Plan, events: Events, stop: Stop) -> None:
         )
     if plan.stage not in STAGES:
         raise VideoliftError(f"{orders}: no stage {plan.stage!r}; there are {', '.join(STAGES)}")
-    if (orders / SOURCE_FOLDER).is_dir():
+    module = MODULES.get(plan.stage, plan.stage)
+    if (orders / SOURCE_FOLDER).is_dir() and module != "script":
         sys.path.insert(0, str(orders / SOURCE_FOLDER))
-    importlib.import_module(f"videolift.{plan.stage}").run(Job(workspace, plan, manifest, events, stop))
+    importlib.import_module(f"videolift.{module}").run(Job(workspace, plan, manifest, events, stop))
 
 
 def _write_failure(file: Path, reason: str) -> None:

@@ -13,3 +13,4 @@ RESULT_FILE = "result.txt"  # as the original scripts wrote it
 EVALUATION_FILE = "evaluation.json"
 PER_CLASS_FILE = "per_class.csv"
 PREDICTIONS_FILE = "predictions.csv"  # of evaluate: the test videos; of predict: what it was asked for
+SCRIPT_LOG = "script.log"  # what a user's script printed, without the steps of its progress bars

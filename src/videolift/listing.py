@@ -85,7 +85,7 @@ def videos(data: Data) -> list[Entry]:
     if not root.is_dir():
         what = "is a file" if root.is_file() else "does not exist"
         raise DataError(f"data.root={root}: {what}. Say data.root=FOLDER, the one that holds the videos.")
-    files = list(_files(root, "", ()))
+    files = files_below(root)
     found = [(name, size) for name, size in files if _suffix(name) in VIDEO_SUFFIXES]
     if not found:
         others = Counter(_suffix(name) or "no suffix" for name, _ in files)
@@ -107,6 +107,17 @@ def videos(data: Data) -> list[Entry]:
             f"{some(broken)}. Mend or remove them."
         )
     return [Entry(name, "", group_of(name), root / name, size or 0) for name, size in found]
+
+
+def files_below(root: Path) -> list[tuple[str, int | None]]:
+    """Return (posix path below a folder, bytes or None where it is no regular file) of all that is not hidden.
+
+    Links to files and folders are followed.
+
+    Raises:
+        StorageError: a folder cannot be listed.
+    """
+    return list(_files(root, "", ()))
 
 
 def _files(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int | None]]:

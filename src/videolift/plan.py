@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from videolift.errors import ConfigError
-from videolift.settings import Augment, Data, Model, Predict, Preprocess, Visualize
+from videolift.settings import Augment, Data, Model, Predict, Preprocess, Script, Visualize
 
 T = typing.TypeVar("T")
 
 PLAN_FILE = "plan.json"
 MANIFEST_FILE = "manifest.json"
-SOURCE_FOLDER = "source"  # a user's own model, beside the plan
+SOURCE_FOLDER = "source"  # a user's own model or script, beside the plan
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Plan:
     augment: Augment = field(default_factory=Augment)
     predict: Predict = field(default_factory=Predict)
     visualize: Visualize = field(default_factory=Visualize)
+    script: Script = field(default_factory=Script)  # its path is below source/
     seed: int = 0
     manifest_digest: str = ""
     system_interval_s: float = 0.0  # seconds between two samples of CPU and memory; 0 takes none

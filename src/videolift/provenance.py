@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGE = "videolift"
+OF_SCRIPTS = ("script", "preprocess-script")  # stages that may do without the libraries below
 FOLDER = Path(__file__).parent
 
 # Whose versions belong to a stage's id, by the module that runs it.
@@ -19,6 +20,8 @@ LIBRARIES = {
     "evaluate": ("keras", "numpy", "tensorflow"),
     "visualize": ("keras", "matplotlib", "numpy", "tensorflow"),
     "predict": ("av", "keras", "numpy", "opencv-python-headless", "tensorflow"),
+    "script": ("keras", "numpy", "tensorflow"),
+    "preprocess-script": ("av", "numpy", "opencv-python-headless"),
 }
 
 
@@ -59,10 +62,19 @@ def _imported_names(source: bytes) -> tuple[str, ...]:
 
 def library_versions(stage: str) -> dict[str, str]:
     """Return the versions of the libraries that make a stage's bytes, and the architecture, without importing them."""
-    versions = {name: _version(name) for name in LIBRARIES[stage]}
+    names = [name for name in LIBRARIES[stage] if stage not in OF_SCRIPTS or _is_installed(name)]
+    versions = {name: _version(name) for name in names}
     return {**versions, "machine": platform.machine()}
 
 
 @cache
 def _version(distribution: str) -> str:
     return metadata.version(distribution)
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        _version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -142,6 +142,28 @@ class Model:
     precision: Precision = Precision.auto
 
 
+class ScriptStage(str, Enum):
+    """Which kind of job a user's own script is."""
+
+    train = "train"  # a training job: one host, or several that each get all of the data
+    preprocess = "preprocess"  # a processing job: hosts that share the data
+
+
+@dataclass
+class Script:
+    """A user's own program, run as it is in place of our stages."""
+
+    path: str | None = None  # file; relative to source_dir, where that is given
+    args: str = ""  # what follows it on a command line, as one text; {train}, {model_dir}, ... become paths
+    stage: ScriptStage = ScriptStage.train
+    source_dir: str | None = None  # folder of a project of several files; null: the file alone
+    requirements: str | None = None  # file in the source; null: requirements.txt beside the script, if there is one
+    exclude: list[str] = field(default_factory=list)  # patterns of files and folders of source_dir to leave out
+    # Channel -> videos (of data.root), arrays (what preprocessing makes), a folder, or s3://...; none: {train: videos}
+    channels: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)  # metric -> regular expression with one group, its value
+
+
 @dataclass
 class Augment:
     """How training clips are changed, each epoch in another way: by chance, up to what stands here."""

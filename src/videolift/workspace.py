@@ -69,6 +69,11 @@ class Workspace:
         return self.root / ("checkpoints" if self.kind is Kind.training else "processing/checkpoints")
 
     @property
+    def scratch(self) -> Path:
+        """Folder for what is of no use once the job has ended, on the same file system as the results."""
+        return self.root / "scratch"
+
+    @property
     def failure_file(self) -> Path:
         """File whose first 1,024 characters the service shows: FailureReason (training), ExitMessage (processing)."""
         return self.root / ("output/failure" if self.kind is Kind.training else "output/message")

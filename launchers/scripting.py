@@ -1,0 +1,384 @@
+"""A user's own script on its way to a job: its source, its channels, its stage's id; and what is done with its results.
+
+Nothing of it is imported or run here. Its source travels in the plan channel, as that of ``model.builder`` does.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from launchers.base import Backend, Stage
+from launchers.cache import StageFolder, event_files
+from launchers.config import SCRIPT, Config, Mode
+from launchers.image import PURPOSES
+from launchers.planning import PlannedStage, plan_stages, stage_id
+from launchers.remote.s3 import Location, is_s3, list_keys
+from launchers.script_settings import ARRAYS, VIDEOS, channels_of, shared_channel, stages_of
+from videolift.errors import ConfigError, DataError, StorageError
+from videolift.events import Events, read
+from videolift.files import SCRIPT_LOG
+from videolift.listing import files_below, root_of
+from videolift.manifest import Manifest
+from videolift.plan import Plan, digest_of
+from videolift.provenance import source_digest
+from videolift.script import GIVEN, MODEL, REQUIREMENTS, WORK, requirements_of
+from videolift.script_arguments import placeholders
+from videolift.script_output import Numbers
+from videolift.settings import Data, Precision, Script, ScriptStage
+from videolift.workspace import Kind
+
+EXCLUDED = (  # never part of a project's source, as names of files or of folders above them
+    *(".git", ".hg", ".svn", "__pycache__", "*.pyc", ".venv", "venv", ".env", ".tox", "node_modules", ".DS_Store"),
+    *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", "outputs", "mlruns", "wandb"),
+)
+MAX_FILE, MAX_SOURCE = 50 << 20, 200 << 20  # bytes
+MAX_FILES = 2000
+MAX_OBJECTS = 200_000
+DATA_PLACE = "give it to the script as a channel (script.channels.NAME=FOLDER), or leave it out by script.exclude"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What of a user's project is sent."""
+
+    files: dict[str, bytes]  # by posix path
+    entry: str  # the script among them
+    requirements: str | None  # the requirement file among them
+
+
+@dataclass(frozen=True)
+class Channel:
+    """What a script finds in one of its channels."""
+
+    name: str
+    holds: str  # videos, arrays, folder or s3
+    digest: str  # of names and contents
+    root: Path | None = None  # on this machine, or what stands for it
+    names: tuple[str, ...] = ()  # below root
+    uri: str | None = None  # s3://..., where the job gets it from by itself
+    shared: bool = False  # divided among the hosts
+
+
+def absolute(script: Script) -> Script:
+    """Return the settings with absolute paths, so that a run can be resumed from another folder."""
+    folder = Path(script.source_dir).expanduser().absolute() if script.source_dir is not None else None
+    file = Path(str(script.path)).expanduser()
+    if folder is not None and (folder / file).is_file():
+        file = folder / file
+    channels = {
+        name: content if content in (VIDEOS, ARRAYS) or is_s3(content) else str(Path(content).expanduser().absolute())
+        for name, content in channels_of(script).items()
+    }
+    return replace(
+        script, path=_normal(file), source_dir=_normal(folder) if folder is not None else None, channels=channels
+    )
+
+
+def _normal(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - resolves .., and no links
+
+
+def read_source(script: Script) -> Source:
+    """Return what is sent of a script's project.
+
+    Args:
+        script: with absolute paths.
+
+    Raises:
+        ConfigError: lists everything that is wrong with it.
+    """
+    file = Path(str(script.path))
+    folder = Path(script.source_dir) if script.source_dir is not None else file.parent
+    wrong = list(_misplaced(script, file, folder))
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    names = {file.relative_to(folder).as_posix(): file.stat().st_size}
+    if script.source_dir is not None:
+        names |= _project(folder, script.exclude)
+    named = script.requirements or REQUIREMENTS
+    if script.source_dir is None and (folder / named).is_file():
+        names[named] = (folder / named).stat().st_size
+    wrong = [*_too_much(folder, names)]
+    if script.requirements is not None and script.requirements not in names:
+        wrong.append(
+            f"script.requirements: {script.requirements} is not in {folder}, or left out; say where it is there"
+        )
+    if not wrong:
+        files = {name: (folder / name).read_bytes() for name in sorted(names)}
+        entry = file.relative_to(folder).as_posix()
+        wrong += _unreadable(entry, files[entry])
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    found = requirements_of(folder, replace(script, path=entry))
+    requirements = found.relative_to(folder).as_posix() if found is not None else None
+    return Source(files, entry, requirements if requirements in files else None)
+
+
+def _misplaced(script: Script, file: Path, folder: Path) -> Iterator[str]:
+    if not folder.is_dir():
+        yield f"script.source_dir: no folder {folder}"
+    elif not file.is_file():
+        beside = sorted(one.name for one in file.parent.glob("*.py"))[:5] if file.parent.is_dir() else []
+        yield f"script.path: no file {file}" + (f"; there are {', '.join(beside)}" if beside else "")
+    elif not file.is_relative_to(folder):
+        yield f"script.path: {file} is not in script.source_dir={folder}; name the folder that holds all of the project"
+
+
+def _project(folder: Path, exclude: Sequence[str]) -> dict[str, int]:
+    """Return the bytes of each file of a project's folder that is not left out."""
+    patterns = (*EXCLUDED, *exclude)
+    found = {}
+    for parent, folders, files in os.walk(folder):
+        above = Path(parent).relative_to(folder)
+        folders[:] = sorted(name for name in folders if not _is_excluded((above / name).as_posix(), patterns))
+        for name in files:
+            path = (above / name).as_posix()
+            if not _is_excluded(path, patterns) and (folder / path).is_file():
+                found[path] = (folder / path).stat().st_size
+    return found
+
+
+def _is_excluded(path: str, patterns: Sequence[str]) -> bool:
+    name = PurePosixPath(path).name
+    return any(fnmatchcase(name, one.rstrip("/")) or fnmatchcase(path, one.rstrip("/")) for one in patterns)
+
+
+def _too_much(folder: Path, names: Mapping[str, int]) -> Iterator[str]:
+    for name, size in names.items():
+        if size > MAX_FILE:
+            yield (
+                f"script.source_dir: {folder / name} has {size / 1e6:.0f} MB, and a file of a project's source has "
+                f"{MAX_FILE / 1e6:.0f} at most; {DATA_PLACE}"
+            )
+    total = sum(names.values())
+    if len(names) > MAX_FILES or total > MAX_SOURCE:
+        largest = sorted(names, key=lambda name: names[name])[-3:]
+        yield (
+            f"script.source_dir: {folder} has {len(names)} files and {total / 1e6:.0f} MB; a project's source has "
+            f"{MAX_FILES} files and {MAX_SOURCE / 1e6:.0f} MB at most. The largest: {', '.join(reversed(largest))}. If "
+            f"it is data, {DATA_PLACE}"
+        )
+
+
+def _unreadable(entry: str, content: bytes) -> Iterator[str]:
+    try:
+        compile(content, entry, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        yield f"script.path: {entry}{line}: no Python that this version reads ({message})"
+
+
+def find_channels(
+    script: Script, data: Data, manifest: Manifest, checksum: Callable[[Path], str], s3: Callable[[], Any]
+) -> list[Channel]:
+    """Return what the script's channels hold.
+
+    Args:
+        script: with absolute paths.
+        data: where the videos, or what stands for them, are on this machine.
+        checksum: SHA-256 of a file; a caller may remember.
+        s3: returns a client.
+
+    Raises:
+        ConfigError, DataError: where a channel has nothing.
+    """
+    shared = shared_channel(script)
+    found = []
+    for name, content in script.channels.items():
+        if content == VIDEOS:
+            names = tuple(clip.id for clip in manifest.clips)
+            one = Channel(name, VIDEOS, manifest.data_digest, root_of(data), names)
+        elif content == ARRAYS:
+            one = Channel(name, ARRAYS, "")  # what they are the preprocess stage's id tells
+        elif is_s3(content):
+            one = _in_s3(name, content, s3())
+        else:
+            one = _folder(name, Path(content), checksum)
+        found.append(replace(one, shared=name == shared))
+    return found
+
+
+def _in_s3(name: str, uri: str, client: Any) -> Channel:
+    objects = list_keys(client, Location.parse(uri), limit=MAX_OBJECTS)
+    if not objects:
+        raise DataError(
+            f"script.channels.{name}: nothing lies at {uri}; say s3://BUCKET/PREFIX, the place that holds it"
+        )
+    told = [(key, info.size, info.etag) for key, info in sorted(objects.items())]
+    return Channel(name, "s3", digest_of(told), names=tuple(objects), uri=uri)
+
+
+def _folder(name: str, place: Path, checksum: Callable[[Path], str]) -> Channel:
+    if not place.exists():
+        raise ConfigError(f"script.channels.{name}: there is no {place}; say {VIDEOS}, {ARRAYS}, a folder, or s3://...")
+    root, listed = (place.parent, [(place.name, 0)]) if place.is_file() else (place, files_below(place))
+    if not listed:
+        raise DataError(f"script.channels.{name}: no files in {place}")
+    broken = [one for one, size in listed if size is None]
+    if broken:
+        raise DataError(
+            f"script.channels.{name}: {place / broken[0]} is no file, or a link that leads nowhere; remove it"
+        )
+    names = tuple(sorted(one for one, _ in listed))
+    try:
+        digest = digest_of([(one, checksum(root / one)) for one in names])
+    except OSError as error:
+        raise StorageError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    return Channel(name, "folder", digest, root, names)
+
+
+def plan_script(
+    source: Source, channels: Sequence[Channel], config: Config, backend: Backend, manifest: Manifest
+) -> dict[str, PlannedStage]:
+    """Return the script's stage, after that of preprocessing where it is given arrays."""
+    planned: dict[str, PlannedStage] = {}
+    inputs: dict[str, str] = {}
+    if "preprocess" in config.stages:
+        # Nothing of the model is part of a preprocessing.
+        before = replace(config, stages=["preprocess"], script=Script())
+        planned = plan_stages(before, manifest, Precision.float32, backend.libraries)
+        inputs = {"preprocess": planned["preprocess"].id}
+    name, script = stages_of(config.script)[-1], config.script
+    job = config.backend.train if name == SCRIPT else config.backend.preprocess
+    hosts = tuple(f"algo-{n + 1}" for n in range(job.instance_count))
+    sent = replace(
+        script,
+        path=source.entry,
+        source_dir=None,
+        exclude=[],
+        requirements=source.requirements,
+        channels={channel.name: channel.holds for channel in channels},
+    )
+    determinants = {
+        "source": source_digest("script"),
+        "libraries": backend.libraries(name),
+        "inputs": inputs,
+        "script": {path: hashlib.sha256(content).hexdigest() for path, content in source.files.items()},
+        "entry": [source.entry, source.requirements],
+        "args": script.args,
+        "channels": {channel.name: [channel.holds != ARRAYS, channel.digest, channel.shared] for channel in channels},
+        **({"hosts": len(hosts)} if len(hosts) > 1 else {}),
+        **({"seed": config.seed} if "seed" in placeholders(script.args) else {}),
+    }
+    plan = Plan(
+        stage=name,
+        id=stage_id(name, determinants),
+        data=config.data,
+        preprocess=config.preprocess,
+        script=sent,
+        seed=config.seed,
+        manifest_digest=manifest.digest,
+        system_interval_s=config.tracking.system_interval_s if config.tracking.system_metrics else 0.0,
+    )
+    planned[name] = PlannedStage(name, plan.id, plan, hosts, source.files, tuple(channels))
+    return planned
+
+
+def network_problem(source: Source, config: Config, backend: Backend) -> str | None:
+    """Return what is wrong where requirements would have to be fetched by a job that reaches nothing."""
+    if source.requirements is None or config.backend.name == "local" or not config.backend.network_isolation:
+        return None
+    name = stages_of(config.script)[-1]
+    missing = _missing(source.files[source.requirements].decode("utf-8", "replace"), backend.libraries(name))
+    if not missing:
+        return None
+    purpose = PURPOSES[name]
+    image = f"backend.{purpose}.image=IMAGE" + (
+        "" if config.backend.resources(purpose).mode is Mode.byos else f" backend.{purpose}.mode=byos"
+    )
+    return (
+        f"{source.requirements}: {', '.join(missing[:5])} would have to be installed when the job starts, and "
+        "backend.network_isolation=true lets it reach nothing; say backend.network_isolation=false, give an image that "
+        f"has them ({image}), or ship wheels with the source and write `--no-index` and `--find-links FOLDER` in the file"
+    )
+
+
+def _missing(requirements: str, libraries: Mapping[str, str]) -> list[str]:
+    """Return the requirements that libraries do not satisfy; none where pip is told to ask no index."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    lines = [line.partition(" #")[0].strip() for line in requirements.replace("\\\n", " ").splitlines()]
+    if any(line.split()[:1] == ["--no-index"] for line in lines):
+        return []
+    missing = []
+    for line in (line for line in lines if line and not line.startswith(("#", "--"))):
+        try:
+            wanted = Requirement(line.split(" --hash")[0])
+        except InvalidRequirement:  # an option like -r, or an address
+            missing.append(line)
+            continue
+        version = libraries.get(wanted.name.lower().replace("_", "-"))
+        if version is None or not wanted.specifier.contains(version, prereleases=True):
+            missing.append(line)
+    return missing
+
+
+def merge(stage: Stage) -> None:
+    """Bring what the hosts of a preprocessing script wrote side by side into one folder.
+
+    A name that several hosts gave to different contents is kept once for each, below the host's name.
+    """
+    target = stage.folder.arrays
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    written: dict[str, dict[str, Path]] = {}
+    for host in stage.hosts:
+        output = stage.workspace(host, {}).output
+        for top in (GIVEN, WORK, MODEL):
+            for file in (one for one in sorted((output / top).rglob("*")) if one.is_file()):
+                name = file.relative_to(output / top).as_posix()
+                written.setdefault(name if top != MODEL else f"{MODEL}/{name}", {})[host] = file
+    for name, files in written.items():
+        first, *others = files.values()
+        same = all(filecmp.cmp(first, other, shallow=False) for other in others)
+        for host, file in [("", first)] if same else files.items():
+            place = target / host / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file, place)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(file, place)
+
+
+def retell(folder: Path, metrics: Mapping[str, str]) -> None:
+    """Look for metrics in what the script of a finished stage printed: the expressions may be new since it ran."""
+    if not metrics:
+        return
+    for file, output in event_files(folder):
+        log = output / SCRIPT_LOG
+        told = output / f"events-{digest_of(dict(metrics))[:8]}-{file.name.removeprefix('events-')}"
+        if told.exists() or not log.is_file():
+            continue
+        ends = [event for event in read(file) if event["type"] == "end"]
+        if not ends:
+            continue
+        numbers = Numbers(metrics)
+        known = {(event["key"], event["step"]) for event in read(file) if event["type"] == "metric"}
+        with Path(os.devnull).open("w") as nowhere:
+            with closing(Events(told, ends[-1]["host"], nowhere, stage=ends[-1]["stage"])) as events:
+                for line in log.read_text(encoding="utf-8").splitlines():
+                    for metric in numbers.read(line):
+                        if (metric.key, metric.step) not in known:
+                            events.metric(metric.key, metric.value, metric.step)
+
+
+def results(folder: Path, stage: ScriptStage) -> list[tuple[str, Path]]:
+    """Return (what, where) of what a finished script has left, for people."""
+    kind = Kind.training if stage is ScriptStage.train else Kind.processing
+    first = StageFolder(folder, kind).first
+    if kind is Kind.processing:
+        places = [("output", StageFolder(folder, kind).arrays)]
+    else:
+        places = [("model", first.model), ("output", first.output / GIVEN), ("", first.output / WORK)]
+    filled = [(what, place) for what, place in places if place.is_dir() and any(place.iterdir())]
+    return [*filled, ("printed", first.output / SCRIPT_LOG)]
