@@ -37,7 +37,7 @@ SHOWN_METRICS = 8  # of a script
 
 def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
     """Print what would run: data, stages with their ids and inputs, and what is finished already."""
-    config, manifest = prepared.config, prepared.manifest
+    config = prepared.config
     if config.script.path is not None:
         _print_script(console, prepared)
     else:

@@ -1,4 +1,4 @@
-"""A user's own script as the settings have it: which stages it takes, and what can be told wrong without looking at it."""
+"""A user's own script as the settings have it: the stages it takes, and what can be told wrong from them alone."""
 
 from __future__ import annotations
 
@@ -85,6 +85,7 @@ def _channel_problems(config: Config) -> Iterator[str]:
     from launchers.remote.s3 import is_s3
 
     script = config.script
+    local = script.stage is ScriptStage.preprocess and config.backend.preprocess.where is Where.local
     for name, content in channels_of(script).items():
         key = f"script.channels.{name}"
         if not CHANNEL.fullmatch(name):
@@ -99,9 +100,7 @@ def _channel_problems(config: Config) -> Iterator[str]:
             yield f"{key}: {ARRAYS} are what preprocessing makes, and come before script.stage=train only"
         if is_s3(content) and config.backend.name != "sagemaker-remote":
             yield f"{key}: data in S3 are for backend=remote, not for {config.backend.name}; fetch them first"
-        elif (
-            is_s3(content) and script.stage is ScriptStage.preprocess and config.backend.preprocess.where is Where.local
-        ):
+        elif is_s3(content) and local:
             yield f"{key}: is in S3, and backend.preprocess.where=local runs the script here; fetch it first"
 
 
@@ -117,7 +116,8 @@ def _metric_problems(metrics: Mapping[str, str]) -> Iterator[str]:
             continue
         if found.groups - ("step" in found.groupindex) != 1:
             yield (
-                f"{key}: must have one (group), the value, and may have a (?P<step>...); it has {found.groups}: {pattern}"
+                f"{key}: must have one (group), the value, and may have a (?P<step>...) besides; it has "
+                f"{found.groups}: {pattern}"
             )
 
 

@@ -299,7 +299,7 @@ def network_problem(source: Source, config: Config, backend: Backend) -> str | N
     return (
         f"{source.requirements}: {', '.join(missing[:5])} would have to be installed when the job starts, and "
         "backend.network_isolation=true lets it reach nothing; say backend.network_isolation=false, give an image that "
-        f"has them ({image}), or ship wheels with the source and write `--no-index` and `--find-links FOLDER` in the file"
+        f"has them ({image}), or ship wheels with the source: `--no-index` and `--find-links FOLDER` in the file"
     )
 
 
@@ -352,24 +352,23 @@ def merge(stage: Stage) -> None:
 
 def retell(folder: Path, metrics: Mapping[str, str]) -> None:
     """Look for metrics in what the script of a finished stage printed: the expressions may be new since it ran."""
-    if not metrics:
-        return
-    for file, output in event_files(folder):
+    for file, output in event_files(folder) if metrics else ():
         log = output / SCRIPT_LOG
         told = output / f"events-{digest_of(dict(metrics))[:8]}-{file.name.removeprefix('events-')}"
-        if told.exists() or not log.is_file():
+        said = list(read(file))
+        end = next((event for event in reversed(said) if event["type"] == "end"), None)
+        if told.exists() or not log.is_file() or end is None:
             continue
-        ends = [event for event in read(file) if event["type"] == "end"]
-        if not ends:
-            continue
+        known = {(event["key"], event["step"]) for event in said if event["type"] == "metric"}
         numbers = Numbers(metrics)
-        known = {(event["key"], event["step"]) for event in read(file) if event["type"] == "metric"}
-        with Path(os.devnull).open("w") as nowhere:
-            with closing(Events(told, ends[-1]["host"], nowhere, stage=ends[-1]["stage"])) as events:
-                for line in log.read_text(encoding="utf-8").splitlines():
-                    for metric in numbers.read(line):
-                        if (metric.key, metric.step) not in known:
-                            events.metric(metric.key, metric.value, metric.step)
+        with (
+            Path(os.devnull).open("w") as nowhere,
+            closing(Events(told, end["host"], nowhere, stage=end["stage"])) as new,
+        ):
+            for line in log.read_text(encoding="utf-8").splitlines():
+                for metric in numbers.read(line):
+                    if (metric.key, metric.step) not in known:
+                        new.metric(metric.key, metric.value, metric.step)
 
 
 def results(folder: Path, stage: ScriptStage) -> list[tuple[str, Path]]:
@@ -379,6 +378,6 @@ def results(folder: Path, stage: ScriptStage) -> list[tuple[str, Path]]:
     if kind is Kind.processing:
         places = [("output", StageFolder(folder, kind).arrays)]
     else:
-        places = [("model", first.model), ("output", first.output / GIVEN), ("", first.output / WORK)]
+        places = [("model", first.model), ("output", first.output / GIVEN), ("beside it", first.output / WORK)]
     filled = [(what, place) for what, place in places if place.is_dir() and any(place.iterdir())]
     return [*filled, ("printed", first.output / SCRIPT_LOG)]

@@ -158,7 +158,7 @@ class _Child:
         self._last: deque[str] = deque(maxlen=1)
         self._passed_on = 0.0
         self._log_left = MAX_LOG
-        print(f"runs {' '.join(map(_shown, command[1:]))}", flush=True)
+        print(f"runs {job.plan.script.path}", flush=True)  # without its arguments, which may hold a password
         self._process = subprocess.Popen(
             command,
             cwd=work,
@@ -220,10 +220,6 @@ class _Child:
         told = f" {line.text}" if line.text.startswith(PREFIX) else line.text  # what it prints is no event of ours
         sys.stdout.write(f"{told}\n")
         sys.stdout.flush()
-
-
-def _shown(word: str) -> str:
-    return word if word and not any(c.isspace() for c in word) else repr(word)
 
 
 def _reason(script: Script, ended: _Ended) -> str:
