@@ -159,7 +159,7 @@ def _script_rows(record: RunRecord, prepared: Prepared) -> list[tuple[str, str]]
     """Return what a script was, the numbers that it printed last, and where its results lie."""
     script, stage = prepared.config.script, record.stages[-1]
     rows = [("script", redacted_text(f"{Path(str(script.path)).name} {script.args}").strip())]
-    told = last_values(record)
+    told = last_values(stage)
     steps = {step for step, _ in told.values()}
     numbers = "  ".join(f"{key} {value:.4g}" for key, (_, value) in list(told.items())[:SHOWN_METRICS])
     if told:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from launchers.config import SCRIPT
 from launchers.mlflow_store import events_of, name_of, newest, point_of
-from launchers.records import RunRecord
+from launchers.records import RunRecord, StageRecord
 
 CHOSEN_EPOCH = "chosen_epoch"  # the train stage's metric that tells whose weights are kept
 SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy", "test_accuracy", "test_video_accuracy")
@@ -24,7 +25,7 @@ class Measured:
 
 def measure(run: RunRecord, metric: str) -> Measured:
     """Return a run's value of a metric, at the epoch whose weights are kept where it has one an epoch."""
-    told = _values(run)
+    told = _values(run.stages)
     chosen = _value(told, CHOSEN_EPOCH, None)
     epoch = None if chosen is None else int(chosen)
     if epoch is None and any(stage.name == SCRIPT for stage in run.stages):
@@ -33,14 +34,15 @@ def measure(run: RunRecord, metric: str) -> Measured:
     return Measured(_value(told, name_of(metric), epoch), epoch, metrics)
 
 
-def last_values(run: RunRecord) -> dict[str, tuple[int, float]]:
-    """Return key -> (last step, value) of what a run's stages told, without what is measured of the machine."""
-    return {key: (max(steps), steps[max(steps)]) for key, steps in _values(run).items() if "/" not in key}
+def last_values(stage: StageRecord) -> dict[str, tuple[int, float]]:
+    """Return key -> (last step, value) of what a stage told, without what is measured of the machine."""
+    told = _values([stage])
+    return {key: (max(steps), steps[max(steps)]) for key, steps in told.items() if "/" not in key}
 
 
-def _values(run: RunRecord) -> dict[str, dict[int, float]]:
-    """Return key -> step -> newest value of every metric that the run's stages told."""
-    points = (point_of(event) for stage in run.stages for event, _ in events_of(stage) if event["type"] == "metric")
+def _values(stages: Sequence[StageRecord]) -> dict[str, dict[int, float]]:
+    """Return key -> step -> newest value of every metric that stages told."""
+    points = (point_of(event) for stage in stages for event, _ in events_of(stage) if event["type"] == "metric")
     found: dict[str, dict[int, float]] = {}
     for point in newest(points):
         found.setdefault(point.key, {})[point.step] = point.value

@@ -88,12 +88,11 @@ def _pip(python: Path) -> list[str]:
     """Return a command that is pip for an environment, which has none of its own."""
     if _is_installed("pip"):
         return [sys.executable, "-m", "pip", "--python", str(python)]
-    if importlib.util.find_spec("ensurepip") is not None:
-        _run([str(python), "-m", "ensurepip"])
-        return [str(python), "-m", "pip"]
     base = str(getattr(sys, "_base_executable", sys.executable))  # that a virtual environment was made from
-    if _run([base, "-m", "pip", "--version"]):
+    if base != sys.executable and _run([base, "-m", "pip", "--python", str(python), "--version"]):
         return [base, "-m", "pip", "--python", str(python)]
+    if importlib.util.find_spec("ensurepip") is not None and _run([str(python), "-m", "ensurepip"]):
+        return [str(python), "-m", "pip"]
     raise VideoliftError(
         f"{sys.executable}: has neither pip nor ensurepip to install requirements with; add one of them"
     )
