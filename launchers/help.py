@@ -25,6 +25,7 @@ SETTINGS = {
     "preprocess.color=true": "RGB instead of gray",
     "model.epoch=50": "epochs of training",
     "model.batch=64": "clips of a training step",
+    "script.path=train.py": "a script of your own instead of our stages, see docs/migrate.md",
     "sweep.parallel=2": "with -m: runs at a time",
     "seed=1": "start of everything random",
     "tracking.uri=http://127.0.0.1:5000": "MLflow server, instead of a database in outputs",

@@ -103,7 +103,8 @@ class Preparing:
             config = replace(config, data=_present_data(_absolute(config.data), self._outputs, self._say))
             if config.data.source is Source.npz:
                 config = replace(config, preprocess=_shape_of_arrays(config.data, config.preprocess))
-            data, manifest = self._manifest(config)
+            # A script divides the clips by itself: that there are none to validate on is no news to it.
+            data, manifest = self._manifest(replace(config, data=replace(config.data, val_share=0.0)))
         with open_checksums(self._outputs.checksums) as checksums:
             channels = scripting.find_channels(
                 script, data, manifest, checksums.of, lambda: Aws(config.backend).client("s3")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -113,7 +113,7 @@ class Numbers:
                 self.epoch, self._ended = 0, None
             self._evaluating = False
             return
-        if self._ended is not None and (int(bar["total"]) != self._steps or not self._ended <= values.keys()):
+        if self._ended is not None and not self._goes_on(int(bar["total"]), values):
             self.epoch, self._ended = 0, None
         if not self.epoch and self._is_epoch(values):
             self.epoch = self._last + 1
@@ -127,7 +127,12 @@ class Numbers:
 
     def _is_epoch(self, values: Mapping[str, float]) -> bool:
         """Tell whether a bar without a head is an epoch's: of one epoch alone Keras prints no head."""
-        return any(key.startswith("val_") for key in values) or not (self._last or self._evaluations)
+        return _is_validated(values) or not (self._last or self._evaluations)
+
+    def _goes_on(self, steps: int, values: Mapping[str, float]) -> bool:
+        """Tell whether a full bar is once more that of the epoch: its last step is drawn before it is validated."""
+        assert self._ended is not None
+        return steps == self._steps and not _is_validated(self._ended) and self._ended <= values.keys()
 
     def _of_patterns(self, line: str) -> Iterator[Metric]:
         for key, pattern in () if self.in_progress else self._patterns.items():
@@ -143,6 +148,10 @@ class Numbers:
     def _step_of(match: re.Match[str]) -> int | None:
         step = match.groupdict().get("step")
         return int(step) if step is not None and step.isdecimal() else None
+
+
+def _is_validated(keys: Iterable[str]) -> bool:
+    return any(key.startswith("val_") for key in keys)
 
 
 def value_group(pattern: re.Pattern[str]) -> int:
