@@ -51,7 +51,7 @@ def data_facts(prepared: Prepared) -> dict[str, object]:
         "digest": manifest.data_digest,
         "clips": len(manifest.clips),
         "classes": list(manifest.classes),
-        "splits": {} if manifest.source == PREDICT else _sizes(manifest),
+        "splits": {} if manifest.source == PREDICT or script.path is not None else _sizes(manifest),
     }
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from launchers import mlflow_model, provenance
 from launchers.cache import PARTIAL_SUFFIX, event_files, model_folder
+from launchers.config import SCRIPT
 from launchers.parity import PARITY_FILE
 from launchers.records import RunFolder, RunRecord, StageRecord, Status
 from launchers.redaction import redacted, redacted_text
@@ -219,10 +220,12 @@ class Recording:
     def end(self, record: RunRecord, folder: RunFolder, tracking: Tracking) -> None:
         """Write what is known when a run ends; a detached run, which still runs, stays open."""
         self._describe(record, folder)
-        script = next((s for s in record.stages if s.name == "script" and s.status is Status.FINISHED), None)
-        if script and log_model and (model := model_folder(Path(script.folder))).is_dir() and any(model.iterdir()):
-            self.artifact(model, "")
-        train = next((s for s in record.stages if s.name == "train" and s.status is Status.FINISHED), None)
+        finished = {stage.name: stage for stage in record.stages if stage.status is Status.FINISHED}
+        if SCRIPT in finished and tracking.log_model:
+            model = model_folder(Path(finished[SCRIPT].folder))
+            if model.is_dir() and any(model.iterdir()):
+                self.artifact(model, "")
+        train = finished.get("train")
         if train and tracking.log_model:
             mlflow_model.log_model(self.client, self.run_id, train)
             if tracking.register:

@@ -32,7 +32,7 @@ from launchers.remote.s3_data import Shadow, shadow
 from videolift.errors import ConfigError, DataError, StageError
 from videolift.manifest import Manifest, make_manifest
 from videolift.plan import digest_of, to_plain
-from videolift.settings import CHANNELS, Data, Model, Precision, Preprocess, Source, problems
+from videolift.settings import CHANNELS, Data, Model, Precision, Preprocess, Source, Split, problems
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,8 +103,11 @@ class Preparing:
             config = replace(config, data=_present_data(_absolute(config.data), self._outputs, self._say))
             if config.data.source is Source.npz:
                 config = replace(config, preprocess=_shape_of_arrays(config.data, config.preprocess))
-            # A script divides the clips by itself: that there are none to validate on is no news to it.
-            data, manifest = self._manifest(replace(config, data=replace(config.data, val_share=0.0)))
+            # A script divides the clips by itself: it needs no official lists, and nobody to tell of a split.
+            given = replace(config.data, val_share=0.0)
+            if script_settings.ARRAYS not in script.channels.values():
+                given = replace(given, split=Split.group)
+            data, manifest = self._manifest(replace(config, data=given))
         with open_checksums(self._outputs.checksums) as checksums:
             channels = scripting.find_channels(
                 script, data, manifest, checksums.of, lambda: Aws(config.backend).client("s3")

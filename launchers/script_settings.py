@@ -126,9 +126,12 @@ def _ignored(config: Config) -> Iterator[str]:
     from launchers.config import Config as Default
 
     script, plain = config.script, Default()
-    groups = {"model": "a script has its own; pass it in script.args", "predict": "is for stages=[predict]"}
+    own = "a script has its own; pass it in script.args"
+    groups = {"model": own, "augment": own, "predict": "it is for stages=[predict]"}
     if ARRAYS not in channels_of(script).values():
-        groups["preprocess"] = f"is for arrays, and no channel of the script holds {ARRAYS}"
+        groups["preprocess"] = f"no channel of the script holds {ARRAYS}"
+    if config.tracking.register is not None:
+        yield "tracking.register: is for models of the train stage; a script's model is kept as artifacts of its run"
     if not needs_data(script):
         groups["data"] = f"no channel of the script holds {VIDEOS} or {ARRAYS}"
     for group, why in groups.items():

@@ -190,7 +190,7 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield key, NOT_IN_HYPERPARAMETERS.sub(" ", text)
 
 
-def metric_definitions(names: Sequence[str]) -> dict[str, str]:
+def metric_definitions(names: Sequence[str] = CURVES) -> dict[str, str]:
     """Return what the service finds metrics by in the lines of a job: regular expressions over our events."""
     return {
         name: f'"type": "metric", .*"key": "{name}", "value": {NUMBER}'

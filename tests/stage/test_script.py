@@ -61,9 +61,7 @@ def settings(tmp_path: Path) -> list[str]:
 
 
 def args(how: str) -> str:
-    return (
-        f"script.args={how} --in {{training}} --out {{model_dir}} --db 'redis://me:{PASSWORD}@host/x y'"
-    )
+    return f"script.args={how} --in {{training}} --out {{model_dir}} --db 'redis://me:{PASSWORD}@host/x y'"
 
 
 def test_a_script_finds_what_sagemaker_gives_it_and_all_of_it_is_recorded(tmp_path: Path, settings: list[str]) -> None:
@@ -138,3 +136,15 @@ def test_what_is_wrong_is_told_before_anything_runs(tmp_path: Path, settings: li
     ended = runs.run(*settings, "tracking=none", cwd=tmp_path, code=5, PIP_NO_INDEX="1")
     assert "requirements.txt: pip could not install it: ERROR: " in ended.err
     assert "backend.network_isolation=false" in ended.err
+
+
+def test_a_sweep_over_arguments_is_compared_by_what_the_script_prints(tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text("import sys\nfor n in (1, 2): print('score', n * float(sys.argv[2]))\n")
+    (tmp_path / "a.txt").write_text("a")
+    script = ["script.path=score.py", "script.channels.train=a.txt", r"script.metrics.score=score (\S+)"]
+    swept = ["script.args=--lr 0.5,--lr 0.25", "sweep.metric=score", "sweep.goal=minimize"]
+    ended = runs.run("-m", *script, *swept, "tracking=none", cwd=tmp_path)
+    assert [record["status"] for record in runs.records(tmp_path)] == ["FINISHED", "FINISHED"]
+    assert "score 0.5" in ended.out  # of the better one, at its last step
+    (record,) = (json.loads(file.read_text()) for file in tmp_path.glob("outputs/sweeps/*/sweep.json"))
+    assert [(child["value"], child["epoch"]) for child in record["children"]] == [(1.0, 2), (0.5, 2)]

@@ -224,5 +224,5 @@ def test_the_help_shows_every_group_choice_and_action() -> None:
 
 
 def test_the_examples_of_the_help_are_settings_that_compose() -> None:
-    assert len(SETTINGS) == 12
+    assert len(SETTINGS) == 11
     assert isinstance(compose(list(SETTINGS)), Config)

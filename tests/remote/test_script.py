@@ -1,0 +1,53 @@
+"""A user's own script as a training job: data in S3 that stay there, several instances, and a failure that is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from launchers.emulator import Emulator
+from tests import remote_side, runs
+from tests.emulators import Account
+
+SCRIPT = """
+import json, os, pathlib, sys
+seen = {name: sorted(str(f.relative_to(folder)) for f in pathlib.Path(folder).rglob("*") if f.is_file())
+        for name, folder in zip(("train", "lists"), sys.argv[1:])}
+host = os.environ["SM_CURRENT_HOST"]
+pathlib.Path(os.environ["SM_MODEL_DIR"], host + ".json").write_text(json.dumps([seen, os.environ["SM_HOSTS"]]))
+pathlib.Path("/opt/ml/output/data/by-heart.txt").write_text(host)
+if not seen["lists"]:
+    raise ValueError("no lists")
+if "fail" in sys.argv:
+    raise ValueError("asked to fail")
+print("files:", len(seen["train"]))
+"""
+
+
+def test_data_in_s3_come_to_every_instance(tmp_path: Path, emulator: Emulator, videos: Path) -> None:
+    account = Account(emulator)
+    account.s3.create_bucket(Bucket="stranger")
+    names = sorted(file.relative_to(videos).as_posix() for file in videos.rglob("v_*"))
+    for name in names:
+        account.s3.put_object(Bucket="stranger", Key=f"films/{name}", Body=(videos / name).read_bytes())
+    account.s3.put_object(Bucket="stranger", Key="films/notes.txt", Body=b"nobody's")
+    account.s3.put_object(Bucket="stranger", Key="lists/a/first.txt", Body=b"1")
+    (tmp_path / "train.py").write_text(SCRIPT)
+    settings = [
+        *("backend=remote", *remote_side.SETTINGS, "tracking=none", "backend.train.instance_count=2"),
+        *("data=ucf101", "data.root=s3://stranger/films", "script.path=train.py", "script.channels.train=videos"),
+        *("script.channels.lists=s3://stranger/lists", r"script.metrics.files=files: (\d+)"),
+    ]
+    ended = runs.run(*settings, "script.args={train} {lists}", cwd=tmp_path)
+    assert "uploading videos" not in ended.out
+    (record,) = runs.records(tmp_path)
+    hosts = Path(runs.stage(record, "script")["folder"]) / "hosts"
+    for host in ("algo-1", "algo-2"):
+        seen, told = json.loads((hosts / "algo-1" / "model" / f"{host}.json").read_text())
+        assert seen == {"train": names, "lists": ["a/first.txt"]} and json.loads(told) == ["algo-1", "algo-2"]
+    # A place that a script knows by heart is brought back like the one that it is told.
+    assert (hosts / "algo-1/output/data/files/by-heart.txt").read_text() == "algo-1"
+    assert runs.metrics(record, "script")["files", 1] == len(names)
+    ended = runs.run(*settings, "script.args={train} {lists} fail", cwd=tmp_path, code=5)
+    assert "train.py ended with exit code 1: ValueError: asked to fail" in ended.err
+    assert "Traceback (most recent call last):" in ended.err
