@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from launchers.base import Stage
@@ -121,9 +122,9 @@ def _dealt(
     }
     sendings: list[Sending] = []
     for channel in stage.dealt:
-        holds = stage.plan.script.channels.get(channel, "videos")
-        lying = data if holds == "videos" else None
-        inputs[channel], sent = _files(stage, channel, holds, name, site, lying, others, sharded=channel == sharded)
+        videos = stage.plan.script.channels.get(channel, "videos") == "videos"
+        what, lying = ("videos", data) if videos else (f"channel {channel}", None)
+        inputs[channel], sent = _files(stage, channel, what, name, site, lying, others, sharded=channel == sharded)
         sendings += sent
     return inputs, sendings
 
@@ -140,16 +141,23 @@ def _files(
     sharded: bool,
 ) -> tuple[Input, list[Sending]]:
     """Return the input of a channel's files and what has to be sent for it."""
-    shares = list(stage.dealt[channel].values())
-    root, names = shares[0].root, sorted({one for share in shares for one in share.names})
+    root, names = _dealt_files(stage, channel)
     place = data if data is not None else site.data(root)
     sendings = [] if data is not None else [Sending(what, {one: root / one for one in names}, place)]
-    if not others(place, names):
+    # Another channel of the same folder is going to lie there, too.
+    more = any(_dealt_files(stage, one) != (root, names) for one in stage.dealt if _dealt_files(stage, one)[0] == root)
+    if not (more or others(place, names)):
         return Input(place, sharded=sharded), sendings
     # Only those of the manifest: what else lies there is another experiment's.
     folder, file = site.jobs / name, f"{channel}.manifest"
     sendings.append(Sending(f"the list of {what}", {file: requests.listing(place, names)}, folder))
     return Input(folder / file, listed=True, sharded=sharded), sendings
+
+
+def _dealt_files(stage: Stage, channel: str) -> tuple[Path, list[str]]:
+    """Return the folder of a channel and the files in it that all hosts together are given."""
+    shares = list(stage.dealt[channel].values())
+    return shares[0].root, sorted({name for share in shares for name in share.names})
 
 
 def _training(

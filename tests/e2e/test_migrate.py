@@ -50,7 +50,7 @@ def test_a_command_of_the_guide(command: str, folder: Path, monkeypatch: pytest.
             cwd=folder, env={**os.environ, **paths}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "CreateTrainingJob" not in done.stdout and "script: Completed" in done.stdout
+        assert "script: Completed" in done.stdout
         assert [*folder.glob("there/cache/script-*/hosts/algo-1/model/3dcnn.keras")] != []
         return
     ended = runs.run(*words, "tracking=none", cwd=folder)
