@@ -83,6 +83,19 @@ def absolute(script: Script) -> Script:
     )
 
 
+def source_place(script: Script) -> str:
+    """Return where a script's source is, of one with absolute paths: its folder, or the file alone."""
+    return str(script.source_dir or script.path)
+
+
+def moved(script: Script, folder: Path) -> Script:
+    """Return the settings of a script, which have absolute paths, for a copy of what is sent of it."""
+    file = Path(str(script.path))
+    if script.source_dir is None:
+        return replace(script, path=str(folder / file.name))
+    return replace(script, path=str(folder / file.relative_to(script.source_dir)), source_dir=str(folder))
+
+
 def _normal(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100 - resolves .., and no links
 

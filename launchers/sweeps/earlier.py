@@ -17,6 +17,7 @@ from launchers.outputs import Outputs
 from launchers.preparing import Prepared
 from launchers.records import Status
 from launchers.redaction import redacted_text
+from launchers.scripting import absolute, moved, source_place
 from launchers.sweeps.frozen import FOLDER as CODE
 from launchers.sweeps.frozen import run_from
 from launchers.sweeps.identity import child_identity, command_of, parts_of, sweep_id
@@ -24,14 +25,14 @@ from launchers.sweeps.record import DONE, Child, SweepFolder, SweepRecord, all_s
 from videolift.errors import ConfigError
 
 AS_IT_WAS = "VIDEOLIFT_SWEEP"  # environment variable: the id of the sweep to go on with from its own source
-BUILDERS = "builders"  # folder, in that of a sweep, of users' own models
+BUILDERS = "builders"  # folder, in that of a sweep, of users' own models and scripts
 OF_SWEEPS = ("sweep", "hydra")  # settings that a run by itself has none of
 OTHER = "other"  # sampler of a sweep that is neither a grid nor ours
 PLACES = "places.json"  # where each of them was
 WORDS = {
     "settings": "its settings (conf/ or a file of yours)",
     "data": "the data",
-    "source": "the source, the libraries or your own model",
+    "source": "the source, the libraries your own model or script",
 }
 
 
@@ -146,17 +147,19 @@ def _changed(before: SweepRecord, now: SweepRecord) -> str:
 
 
 def keep_builders(folder: SweepFolder, runs: Sequence[Prepared]) -> None:
-    """Keep users' own models with the sweep, once, so that it goes on with them whatever becomes of their files."""
+    """Keep users' own models and scripts with the sweep, once: it goes on with them whatever becomes of their files."""
     if (folder.path / BUILDERS).is_dir():
         return
     places = {}
     partial = folder.path / f"{BUILDERS}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     for run in runs:
-        builder = run.planned["train"].builder if "train" in run.planned else {}
+        builder = next((stage.builder for stage in run.planned.values() if stage.builder), {})
         if builder:
             digest = hashlib.sha256(repr(sorted(builder.items())).encode()).hexdigest()[:8]
-            places[str(run.config.model.builder).rpartition(":")[0]] = digest
+            script = run.config.script
+            own = str(run.config.model.builder).rpartition(":")[0]
+            places[own if script.path is None else source_place(script)] = digest
             for name, content in builder.items():
                 file = partial / digest / name
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +170,7 @@ def keep_builders(folder: SweepFolder, runs: Sequence[Prepared]) -> None:
 
 
 def with_kept_builders(jobs: Sequence[Job], folder: SweepFolder | None) -> list[Job]:
-    """Return jobs with users' own models as a sweep keeps them, where it does."""
+    """Return jobs with users' own models and scripts as a sweep keeps them, where it does."""
     if folder is None or not (folder.path / BUILDERS / PLACES).is_file():
         return list(jobs)
     kept = folder.path / BUILDERS
@@ -182,6 +185,10 @@ def as_it_was(outputs: Outputs) -> SweepFolder | None:
 
 
 def _with_kept_builder(config: Config, places: dict[str, str], kept: Path) -> Config:
+    if config.script.path is not None:
+        script = absolute(config.script)
+        digest = places.get(source_place(script))
+        return config if digest is None else replace(config, script=moved(script, kept / digest))
     place, colon, function = (config.model.builder or "").rpartition(":")
     where = str(Path(place).expanduser().absolute()) if place.endswith(".py") else place
     if where not in places:

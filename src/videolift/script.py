@@ -260,7 +260,7 @@ def _collect(job: Job, before: Mapping[str, tuple[int, int]]) -> None:
         left_bytes -= state[0]
         target = space.output / WORK / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        (work / name).replace(target)
+        shutil.move(work / name, target)  # the service may have mounted them apart
     if left_out:
         job.events.message(
             f"{len(left_out)} files that the script wrote beside itself are left behind, since all are more than "
@@ -273,7 +273,7 @@ def _collect(job: Job, before: Mapping[str, tuple[int, int]]) -> None:
         for entry in top.iterdir():
             target = space.output / GIVEN / entry.name
             if entry.name not in known and not entry.name.startswith("events-") and not target.exists():
-                entry.replace(target)
+                shutil.move(entry, target)
 
 
 def _announce(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""A user's own script as a training job: data in S3 that stay there, several instances, and a failure that is told."""
+"""A user's own script as a training job: data in S3 that stay there, and several instances."""
 
 from __future__ import annotations
 
@@ -16,10 +16,6 @@ seen = {name: sorted(str(f.relative_to(folder)) for f in pathlib.Path(folder).rg
 host = os.environ["SM_CURRENT_HOST"]
 pathlib.Path(os.environ["SM_MODEL_DIR"], host + ".json").write_text(json.dumps([seen, os.environ["SM_HOSTS"]]))
 pathlib.Path("/opt/ml/output/data/by-heart.txt").write_text(host)
-if not seen["lists"]:
-    raise ValueError("no lists")
-if "fail" in sys.argv:
-    raise ValueError("asked to fail")
 print("files:", len(seen["train"]))
 """
 
@@ -48,6 +44,3 @@ def test_data_in_s3_come_to_every_instance(tmp_path: Path, emulator: Emulator, v
     # A place that a script knows by heart is brought back like the one that it is told.
     assert (hosts / "algo-1/output/data/files/by-heart.txt").read_text() == "algo-1"
     assert runs.metrics(record, "script")["files", 1] == len(names)
-    ended = runs.run(*settings, "script.args={train} {lists} fail", cwd=tmp_path, code=5)
-    assert "train.py ended with exit code 1: ValueError: asked to fail" in ended.err
-    assert "Traceback (most recent call last):" in ended.err

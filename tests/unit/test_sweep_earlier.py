@@ -36,6 +36,20 @@ def test_a_users_model_stays_what_it_was_however_often_the_sweep_goes_on(tmp_pat
     assert with_kept_builders([Job("", with_builder(mine), (), {})], None)[0].config == with_builder(mine)
 
 
+def test_a_users_script_stays_what_it_was(tmp_path: Path) -> None:
+    folder, project = SweepFolder(tmp_path / "sweep"), tmp_path / "project"
+    folder.path.mkdir()
+    (project / "sub").mkdir(parents=True)
+    (project / "sub" / "train.py").write_text("first")
+    config = compose([f"script.path={project / 'sub' / 'train.py'}", f"script.source_dir={project}"])
+    planned = {"script": SimpleNamespace(builder={"sub/train.py": b"first"})}
+    keep_builders(folder, [cast(Prepared, SimpleNamespace(config=config, planned=planned))])
+    (job,) = with_kept_builders([Job("", config, (), {})], folder)
+    script = job.config.script
+    assert Path(str(script.path)).relative_to(str(script.source_dir)) == Path("sub/train.py")
+    assert Path(str(script.path)).read_text() == "first" and script.path != config.script.path
+
+
 def test_a_child_by_itself_is_what_was_typed_with_its_own_values_and_no_secrets() -> None:
     typed = ["data.root=视频 (1)", "model.batch=8,16", "sweep.parallel=2", "tracking.uri=http://me:secret@host"]
     overrides = ["data.root='视频 (1)'", "model.batch=16", "tracking.uri='http://me:secret@host'", "sweep.parallel=2"]
