@@ -158,7 +158,7 @@ BAD = {
     "instance_type, volume_gb, max_run_s, spot, max_wait_s, checkpoints, keep_alive_s, framework_version "
     "(launchers/config.py)",
     "tags.a.b=1": "there is no setting tags.a.b; the top level has action, run, stages, outputs, seed, name, tags, "
-    "backend, data, preprocess, model, augment, predict, visualize, tracking, sweep (launchers/config.py)",
+    "backend, data, preprocess, model, augment, predict, visualize, script, tracking, sweep (launchers/config.py)",
     "data=ucf11": "data has no choice 'ucf11', it has demo, folder, manifest, npz, prefix, ucf101; did you mean "
     "ucf101? (conf/data/)",
     "data=": "data has no choice '', it has demo, folder, manifest, npz, prefix, ucf101 (conf/data/)",
