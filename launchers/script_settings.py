@@ -127,7 +127,7 @@ def _ignored(config: Config) -> Iterator[str]:
 
     script, plain = config.script, Default()
     own = "a script has its own; pass it in script.args"
-    groups = {"model": own, "augment": own, "predict": "it is for stages=[predict]"}
+    groups = {"model": own, "augment": own, "visualize": own, "predict": "it is for stages=[predict]"}
     if ARRAYS not in channels_of(script).values():
         groups["preprocess"] = f"no channel of the script holds {ARRAYS}"
     if config.tracking.register is not None:
