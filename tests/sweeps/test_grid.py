@@ -129,7 +129,7 @@ def test_what_is_edited_changes_nothing_in_a_sweep_and_is_asked_about_afterwards
     asked = runs.wait(start())
     assert asked.code == 2
     assert f"{left.id} of the same command is not finished (2 of 3 children are)" in asked.err
-    assert "sweep.resume=frozen" in asked.err and "your own model changed" in asked.err
+    assert "sweep.resume=frozen" in asked.err and "your own model or script changed" in asked.err
     frozen = runs.wait(start("sweep.resume=frozen"))
     assert frozen.code == 0, frozen.text
     (now,) = records(tmp_path)
