@@ -23,7 +23,6 @@ from tests.json_service import JsonService, Refused, json_service
 from tests.moto_server import forget_everything, free_port, front_of, moto_server, use
 from tests.remote import iam
 from videolift.errors import ConfigError, VideoliftError
-from videolift.workspace import Kind
 
 BACKEND = Backend(name="sagemaker-remote", region="us-east-1", role="Jobs")
 BUCKET = f"sagemaker-us-east-1-{iam.ACCOUNT}"
@@ -102,7 +101,7 @@ def look(
         assert aws.account
     except VideoliftError:  # the way is not free
         return found
-    asked = quotas.machines_of(backend, dict.fromkeys(Kind, 1)) if machines is None else machines
+    asked = quotas.machines_of(backend, {"preprocess": 1, "train": 1}) if machines is None else machines
     found.add(find_job_problems(aws, asked, images or {}))
     return found
 
