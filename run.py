@@ -79,10 +79,10 @@ def _refuse_ignored(overrides: Sequence[str], checked: Checked) -> None:
     """Raise ConfigError for settings that an existing run would not take over."""
     if not any(job.config.run for job in checked.jobs):
         return
-    from launchers.config import Action
+    from launchers.config import PREDICT, Action
 
     known = set(OF_AN_EXISTING_RUN)
-    if all("predict" in job.config.stages for job in checked.jobs):
+    if all(PREDICT in job.config.stages for job in checked.jobs):
         known |= set(OF_ITS_MODEL)
     if all(job.config.action in (Action.run, Action.plan) for job in checked.jobs):
         known.add("visualize")

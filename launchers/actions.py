@@ -47,8 +47,8 @@ def sync(console: Console, outputs: Outputs, config: Config) -> int:
 
 def build(console: Console, outputs: Outputs, config: Config) -> int:
     """Make the images of all stages asked for, and say what is in them."""
-    backend = find_backend(config, outputs)
     stages = planned_names(config.stages)
+    backend = find_backend(config, outputs, stages)
     with terminate_as_interrupt():
         backend.settle(stages, console)
         backend.make_ready(dict.fromkeys(stages, ()), console)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+def host_names(count: int) -> tuple[str, ...]:
+    """Return what SageMaker calls the hosts of a job: algo-1, algo-2, ..."""
+    return tuple(f"algo-{number + 1}" for number in range(count))
+
+
 @dataclass(frozen=True)
 class Dealt:
     """One host's share of an input: files below a folder."""
@@ -33,7 +38,7 @@ class Stage:
     plan: Plan
     kind: Kind
     folder: StageFolder
-    hosts: tuple[str, ...]  # algo-1, algo-2, ...: SageMaker's names
+    hosts: tuple[str, ...]
     channels: dict[str, Path] = field(default_factory=dict)  # channel -> folder, the same for every host
     dealt: dict[str, dict[str, Dealt]] = field(default_factory=dict)  # channel -> host -> its share
     places: dict[str, str] = field(default_factory=dict)  # channel -> s3://..., where the job gets it from by itself

@@ -40,25 +40,20 @@ def local_overrides(config: Config, stages: list[str]) -> list[str]:
             "tracking=none",
             *changed(asked),
         ]
+    settings = changed({key: value for key, value in to_plain(_fetched(config)).items() if key not in LEFT_OUT})
     if config.script.path is not None:
-        return _of_script(config)
-    if is_s3(config.data.root):
-        config = replace(config, data=replace(config.data, root=FETCHED))
+        return ["backend=local", "tracking=none", *settings]
     words = ["backend=local", f"stages=[{','.join(planned_names(stages))}]", "tracking=none"]
     hosts = config.backend.preprocess.instance_count
     words += [f"backend.preprocess.instance_count={hosts}"] if hosts > 1 else []
-    return words + changed({key: value for key, value in to_plain(config).items() if key not in LEFT_OUT})
+    return words + settings
 
 
-def _of_script(config: Config) -> list[str]:
+def _fetched(config: Config) -> Config:
+    """Return the settings with what lies in S3 replaced by a folder that stands for it."""
     channels = {name: FETCHED if is_s3(content) else content for name, content in config.script.channels.items()}
     data = replace(config.data, root=FETCHED) if is_s3(config.data.root) else config.data
-    config = replace(config, script=replace(config.script, channels=channels), data=data)
-    return [
-        "backend=local",
-        "tracking=none",
-        *changed({k: v for k, v in to_plain(config).items() if k not in LEFT_OUT}),
-    ]
+    return replace(config, script=replace(config.script, channels=channels), data=data)
 
 
 def changed(settings: dict[str, Any]) -> list[str]:

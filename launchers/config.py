@@ -189,6 +189,11 @@ class Tracking:
     system_metrics: bool = True  # processor, memory and GPU of the stages
     system_interval_s: float = 5
 
+    @property
+    def sampled_every_s(self) -> float:
+        """Seconds between two samples of a stage's machine; 0 takes none."""
+        return self.system_interval_s if self.system_metrics else 0.0
+
 
 @dataclass
 class Sweep:

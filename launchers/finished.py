@@ -37,8 +37,9 @@ def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared | No
     # As it was trained: what is chosen by the machine, as precision is, is settled there.
     config = replace(config, model=read_plan(orders).model)
     manifest = Manifest.from_json((orders / MANIFEST_FILE).read_text(encoding="utf-8"))
-    backend = find_backend(config, outputs)
-    backend.settle(planned_names(config.stages), console)
+    stages = planned_names(config.stages)
+    backend = find_backend(config, outputs, stages)
+    backend.settle(stages, console)
     plan = partial(_plan, own)
     return Prepared(config, config.data, backend, manifest, plan(config, backend, manifest), plan)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from launchers import mlflow_model, provenance
 from launchers.cache import PARTIAL_SUFFIX, event_files, model_folder
-from launchers.config import SCRIPT
+from launchers.config import PREDICT, SCRIPT
 from launchers.parity import PARITY_FILE
 from launchers.records import RunFolder, RunRecord, StageRecord, Status
 from launchers.redaction import redacted, redacted_text
@@ -389,7 +389,7 @@ def dataset_input(record: RunRecord) -> DatasetInput | None:
         schema=json.dumps({"mlflow_colspec": columns}),
         profile=json.dumps(data, ensure_ascii=False),
     )
-    context = "prediction" if data.get("source") == "predict" else "training"
+    context = "prediction" if data.get("source") == PREDICT else "training"
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launchers import shares
-from launchers.base import Backend, Dealt, Stage
+from launchers.base import Backend, Dealt, Stage, host_names
 from launchers.cache import Cache, StageFolder
-from launchers.config import Config
+from launchers.config import PREDICT, Config
 from launchers.script_settings import ARRAYS
 from videolift.errors import ConfigError
 from videolift.listing import root_of
@@ -114,10 +114,10 @@ def plan_stages(
             visualize=_drawn(config),
             seed=config.seed,
             manifest_digest=manifest.digest,
-            system_interval_s=config.tracking.system_interval_s if config.tracking.system_metrics else 0.0,
+            system_interval_s=config.tracking.sampled_every_s,
         )
         count = {"preprocess": config.backend.preprocess, "train": config.backend.train}.get(name)
-        hosts = tuple(f"algo-{n + 1}" for n in range(count.instance_count if count else 1))
+        hosts = host_names(count.instance_count if count else 1)
         planned[name] = PlannedStage(name, ids[name], plan, hosts, builder if name in OF_THE_NETWORK else {})
     return planned
 
@@ -269,7 +269,7 @@ def input_channels(name: str, inputs: dict[str, Path]) -> dict[str, Path]:
         channels["arrays"] = StageFolder(inputs["preprocess"], Kind.processing).arrays
     if "train" in inputs:
         trained = StageFolder(inputs["train"], Kind.training).first
-        channels |= {"model": trained.model} | ({} if name == "predict" else {"training": trained.output})
+        channels |= {"model": trained.model} | ({} if name == PREDICT else {"training": trained.output})
     if "evaluate" in inputs:
         channels["evaluation"] = StageFolder(inputs["evaluate"], Kind.training).first.output
     return channels

@@ -15,13 +15,13 @@ from glob import escape, glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launchers.base import Backend, Stage
+from launchers.base import Backend, Stage, host_names
 from launchers.cache import StageFolder
 from launchers.checksums import Checksums, open_checksums
 from launchers.config import PREDICT, Action, Config
 from launchers.outputs import Outputs
 from launchers.planning import PlannedStage, stage_id
-from launchers.preparing import BACKENDS, Prepared
+from launchers.preparing import Prepared, find_backend
 from launchers.records import MODEL_OF_TAG, RunFolder, RunRecord, StageRecord, Status
 from videolift.errors import ConfigError, DataError, PartError
 from videolift.files import PREDICTIONS_FILE
@@ -54,15 +54,19 @@ def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared:
         clips = tuple(_clip(root, name, checksums) for name in names)
     manifest = Manifest(tuple(record.data["classes"]), clips, PREDICT)
     earlier = from_plain(Config, record.config)
-    name = config.name or f"{PREDICT}-{record.name}"
-    tags = {**config.tags, MODEL_OF_TAG: record.id}
     data = Data(Source.folder, root=str(root))
-    config = replace(config, run=config.run if again else None, name=name, tags=tags, seed=earlier.seed, data=data)
-    config = replace(config, predict=replace(config.predict, input=wanted))
-    config = replace(config, preprocess=earlier.preprocess, model=earlier.model)
-    backend = BACKENDS[config.backend.name](config, outputs.cache)
-    if wrong := backend.check([PREDICT], planning=config.action is Action.plan):
-        raise ConfigError("\n".join(wrong))
+    config = replace(
+        config,
+        run=config.run if again else None,
+        name=config.name or f"{PREDICT}-{record.name}",
+        tags={**config.tags, MODEL_OF_TAG: record.id},
+        seed=earlier.seed,
+        data=data,
+        preprocess=earlier.preprocess,
+        model=earlier.model,
+        predict=replace(config.predict, input=wanted),
+    )
+    backend = find_backend(config, outputs, [PREDICT])
     if outputs.cache.finished(train.id) is None and backend.origin(train.id) is None:
         raise ConfigError(
             f"run: the model of {record.id} is not in {outputs.cache.folder / train.id} any more, nor where "
@@ -100,9 +104,9 @@ def plan_prediction(
         predict=config.predict,
         seed=config.seed,
         manifest_digest=manifest.digest,
-        system_interval_s=config.tracking.system_interval_s if config.tracking.system_metrics else 0.0,
+        system_interval_s=config.tracking.sampled_every_s,
     )
-    hosts = tuple(f"algo-{n + 1}" for n in range(config.backend.predict.instance_count))
+    hosts = host_names(config.backend.predict.instance_count)
     trained = PlannedStage("train", train.id, replace(plan, stage="train", id=train.id), ("algo-1",))
     return {"train": trained, PREDICT: PlannedStage(PREDICT, plan.id, plan, hosts)}
 

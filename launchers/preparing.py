@@ -127,8 +127,9 @@ class Preparing:
         place = config.data.root if is_s3(config.data.root) else None
         key = digest_of({**{name: to_plain(value) for name, value in asked.items()}, "place": place})
         if key not in self._backends:
-            backend = find_backend(config, self._outputs)
-            backend.settle(planned_names(config.stages), self._console)
+            stages = planned_names(config.stages)
+            backend = find_backend(config, self._outputs, stages)
+            backend.settle(stages, self._console)
             self._backends[key] = backend
         return self._backends[key]
 
@@ -281,10 +282,10 @@ def _telling(say: Callable[[str], None]) -> Callable[[int, int], None]:
     return tell
 
 
-def find_backend(config: Config, outputs: Outputs) -> Backend:
+def find_backend(config: Config, outputs: Outputs, stages: Sequence[str]) -> Backend:
     """Return the backend, having asked it whether stages can run on it."""
     backend = BACKENDS[config.backend.name](config, outputs.cache)
-    wrong = backend.check(planned_names(config.stages), planning=config.action is Action.plan)
+    wrong = backend.check(stages, planning=config.action is Action.plan)
     if config.data.source is Source.npz and config.backend.preprocess.instance_count > 1:
         wrong.append("backend.preprocess.instance_count: data=npz is one file, which cannot be divided; leave it at 1")
     if wrong:

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from launchers.base import Backend, Stage
+from launchers.base import Backend, Stage, host_names
 from launchers.cache import StageFolder, event_files
 from launchers.config import SCRIPT, Config, Mode
 from launchers.image import PURPOSES
@@ -263,7 +263,7 @@ def plan_script(
         inputs = {"preprocess": planned["preprocess"].id}
     name, script = stages_of(config.script)[-1], config.script
     job = config.backend.train if name == SCRIPT else config.backend.preprocess
-    hosts = tuple(f"algo-{n + 1}" for n in range(job.instance_count))
+    hosts = host_names(job.instance_count)
     sent = replace(
         script,
         path=source.entry,
@@ -291,7 +291,7 @@ def plan_script(
         script=sent,
         seed=config.seed,
         manifest_digest=manifest.digest,
-        system_interval_s=config.tracking.system_interval_s if config.tracking.system_metrics else 0.0,
+        system_interval_s=config.tracking.sampled_every_s,
     )
     planned[name] = PlannedStage(name, plan.id, plan, hosts, source.files, tuple(channels))
     return planned

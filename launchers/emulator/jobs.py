@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from launchers.base import host_names
 from launchers.emulator.answers import ServiceError
 from launchers.emulator.channels import Channel, download
 from launchers.emulator.emulated import Emulated
@@ -89,7 +90,7 @@ class Job(ABC):
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        return tuple(f"algo-{number + 1}" for number in range(self.host_count))
+        return host_names(self.host_count)
 
     @property
     def has_ended(self) -> bool:

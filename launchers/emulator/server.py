@@ -18,7 +18,6 @@ from launchers.emulator.jobs import partition_of
 from launchers.emulator.logs import ACCOUNT
 from launchers.emulator.quotas import Quotas
 from launchers.emulator.sagemaker_api import SageMaker
-from launchers.image import PURPOSES
 
 LOOPBACK = "127.0.0.1"
 REGION = "us-east-1"
@@ -110,10 +109,8 @@ def _have_images(region: str) -> None:
 
     registry = ecr_backends[ACCOUNT][region]
     for mode in Mode:
-        for purpose in dict.fromkeys(PURPOSES.values()):
-            settings = Backend(
-                preprocess=PreprocessJob(mode=mode), train=TrainJob(mode=mode), predict=Resources(mode=mode)
-            )
+        settings = Backend(preprocess=PreprocessJob(mode=mode), train=TrainJob(mode=mode), predict=Resources(mode=mode))
+        for purpose in settings.jobs():
             name, _, tag = recipe_of(settings, purpose).tag.partition(":")
             if name not in registry.repositories:
                 registry.create_repository(name, ACCOUNT, {}, {"scanOnPush": True}, "IMMUTABLE", [])

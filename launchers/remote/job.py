@@ -223,14 +223,13 @@ class RemoteJob:
 
     def _ran_out(self, found: State) -> tuple[str, str] | None:
         """Return (reason, remedy) where the service stopped the job because its time was over."""
+        key = self._purpose
         if found.kind is Kind.training:
             limits = {"MaxRuntimeExceeded": "max_run_s", "MaxWaitTimeExceeded": "max_wait_s"}
             setting = next((limits[step.name] for step in found.steps if step.name in limits), None)
-            key = self._purpose
         else:
-            ran_s, key = found.run_s or 0, self._purpose
-            allowed_s = self._aws.settings.resources(key).max_run_s
-            setting = "max_run_s" if not self._stopped and ran_s >= allowed_s else None
+            ran_out = (found.run_s or 0) >= self._aws.settings.resources(key).max_run_s
+            setting = "max_run_s" if not self._stopped and ran_out else None
         if setting is None:
             return None
         return f"the service stopped it: backend.{key}.{setting} was over", f"raise backend.{key}.{setting}"

@@ -76,28 +76,16 @@ def make_order(
     Raises:
         ConfigError: if the SageMaker SDK refuses a setting.
     """
+    inputs, sendings = _inputs(stages, name, site, cache, data, others)
     if stages[0].kind is Kind.processing:
         (stage,) = stages
-        return _processing(stage, name, site, settings, cache, data, others)
-    return _training(stages, name, site, settings, cache, data, others)
+        return _processing(stage, name, site, settings, inputs, sendings)
+    return _training(stages, name, site, settings, inputs, sendings)
 
 
 def _processing(
-    stage: Stage,
-    name: str,
-    site: Site,
-    settings: Backend,
-    cache: Cache,
-    data: Location | None,
-    others: Callable[[Location, Sequence[str]], bool],
+    stage: Stage, name: str, site: Site, settings: Backend, inputs: dict[str, Input], sendings: list[Sending]
 ) -> Order:
-    plan = _plan([stage], site, together=False)
-    inputs, sendings = _dealt(stage, name, site, data, others)
-    inputs["plan"] = Input(plan.target)
-    sendings.append(plan)
-    results, finished = _results([stage], site, cache)
-    inputs |= {channel: Input(place) for channel, place in results.items()}
-    sendings += finished
     purpose = PURPOSES[stage.plan.stage]
     if settings.resources(purpose).mode is Mode.byos:
         source = _source(site)
@@ -112,68 +100,14 @@ def _processing(
     return Order(Kind.processing, name, request, sendings)
 
 
-def _dealt(
-    stage: Stage, name: str, site: Site, data: Location | None, others: Callable[[Location, Sequence[str]], bool]
-) -> tuple[dict[str, Input], list[Sending]]:
-    """Return the inputs of files that are dealt out, or lie in S3 by themselves, and what has to be sent for them."""
-    sharded = stage.shared if len(stage.hosts) > 1 else None
-    inputs = {
-        channel: Input(Location.parse(place), sharded=channel == sharded) for channel, place in stage.places.items()
-    }
-    sendings: list[Sending] = []
-    for channel in stage.dealt:
-        videos = stage.plan.script.channels.get(channel, "videos") == "videos"
-        what, lying = ("videos", data) if videos else (f"channel {channel}", None)
-        inputs[channel], sent = _files(stage, channel, what, name, site, lying, others, sharded=channel == sharded)
-        sendings += sent
-    return inputs, sendings
-
-
-def _files(
-    stage: Stage,
-    channel: str,
-    what: str,
-    name: str,
-    site: Site,
-    data: Location | None,
-    others: Callable[[Location, Sequence[str]], bool],
-    *,
-    sharded: bool,
-) -> tuple[Input, list[Sending]]:
-    """Return the input of a channel's files and what has to be sent for it."""
-    root, names = _dealt_files(stage, channel)
-    place = data if data is not None else site.data(root)
-    sendings = [] if data is not None else [Sending(what, {one: root / one for one in names}, place)]
-    # Another channel of the same folder is going to lie there, too.
-    more = any(_dealt_files(stage, one) != (root, names) for one in stage.dealt if _dealt_files(stage, one)[0] == root)
-    if not (more or others(place, names)):
-        return Input(place, sharded=sharded), sendings
-    # Only those of the manifest: what else lies there is another experiment's.
-    folder, file = site.jobs / name, f"{channel}.manifest"
-    sendings.append(Sending(f"the list of {what}", {file: requests.listing(place, names)}, folder))
-    return Input(folder / file, listed=True, sharded=sharded), sendings
-
-
-def _dealt_files(stage: Stage, channel: str) -> tuple[Path, list[str]]:
-    """Return the folder of a channel and the files in it that all hosts together are given."""
-    shares = list(stage.dealt[channel].values())
-    return shares[0].root, sorted({name for share in shares for name in share.names})
-
-
 def _training(
     stages: Sequence[Stage],
     name: str,
     site: Site,
     settings: Backend,
-    cache: Cache,
-    data: Location | None,
-    others: Callable[[Location, Sequence[str]], bool],
+    inputs: dict[str, Input],
+    sendings: list[Sending],
 ) -> Order:
-    plan = _plan(stages, site, together=True)
-    results, finished = _results(stages, site, cache)
-    given, sent = _dealt(stages[0], name, site, data, others)
-    channels = {"plan": plan.target, **results, **{channel: one.location for channel, one in given.items()}}
-    sendings = [plan, *finished, *sent]
     source = _source(site) if settings.train.mode is Mode.byos else None
     if source is not None:
         sendings.append(source)
@@ -183,7 +117,7 @@ def _training(
         site=site,
         settings=settings,
         image=image_of(settings, "train", site.region, site.account),
-        channels=channels,
+        channels={channel: one.location for channel, one in inputs.items()},
         source=source.target if source else None,
         checkpoints=site.checkpoints(first.id) if settings.train.checkpoints else None,
         plan=first,
@@ -195,24 +129,73 @@ def _training(
         target = site.root / "source" / captured.drivers_name
         sendings.append(Sending("the SageMaker SDK's start script", captured.drivers, target))
     for entry in captured.request.get("InputDataConfig", []):
-        if (one := given.get(entry["ChannelName"])) is not None and one.listed:
+        if (one := inputs.get(entry["ChannelName"])) is not None and one.listed:
             entry["DataSource"]["S3DataSource"] |= {"S3DataType": "ManifestFile", "S3Uri": one.location.uri}
     return Order(Kind.training, name, captured.request, sendings)
 
 
-def _results(stages: Sequence[Stage], site: Site, cache: Cache) -> tuple[dict[str, Location], list[Sending]]:
-    """Return where the results that stages need lie, by channel, and what has to be sent to get them there."""
-    channels: dict[str, Location] = {}
+def _inputs(
+    stages: Sequence[Stage],
+    name: str,
+    site: Site,
+    cache: Cache,
+    data: Location | None,
+    others: Callable[[Location, Sequence[str]], bool],
+) -> tuple[dict[str, Input], list[Sending]]:
+    """Return the inputs of a job, but for our source, and what has to be sent for them."""
+    inputs, sendings = _dealt(stages[0], name, site, data, others)
+    plan = _plan(stages, site, together=stages[0].kind is Kind.training)
+    results, finished = _results(stages, site, cache)
+    return {**inputs, "plan": Input(plan.target), **results}, [*sendings, plan, *finished]
+
+
+def _dealt(
+    stage: Stage, name: str, site: Site, data: Location | None, others: Callable[[Location, Sequence[str]], bool]
+) -> tuple[dict[str, Input], list[Sending]]:
+    """Return the inputs of files that are dealt out, or lie in S3 by themselves, and what has to be sent for them."""
+    sharded = stage.shared if len(stage.hosts) > 1 else None
+    inputs = {
+        channel: Input(Location.parse(place), sharded=channel == sharded) for channel, place in stage.places.items()
+    }
+    sendings: list[Sending] = []
+    given = {channel: _dealt_files(stage, channel) for channel in stage.dealt}
+    for channel, (root, names) in given.items():
+        videos = stage.plan.script.channels.get(channel, "videos") == "videos"
+        what = "videos" if videos else f"channel {channel}"
+        place = data if videos and data is not None else site.data(root)
+        if place is not data:
+            sendings.append(Sending(what, {one: root / one for one in names}, place))
+        # Another channel of the same folder is going to lie there, too.
+        more = any(files != (root, names) for files in given.values() if files[0] == root)
+        if not (more or others(place, names)):
+            inputs[channel] = Input(place, sharded=channel == sharded)
+            continue
+        # Only those of the manifest: what else lies there is another experiment's.
+        folder, file = site.jobs / name, f"{channel}.manifest"
+        sendings.append(Sending(f"the list of {what}", {file: requests.listing(place, names)}, folder))
+        inputs[channel] = Input(folder / file, listed=True, sharded=channel == sharded)
+    return inputs, sendings
+
+
+def _dealt_files(stage: Stage, channel: str) -> tuple[Path, list[str]]:
+    """Return the folder of a channel and the files in it that all hosts together are given."""
+    shares = list(stage.dealt[channel].values())
+    return shares[0].root, sorted({name for share in shares for name in share.names})
+
+
+def _results(stages: Sequence[Stage], site: Site, cache: Cache) -> tuple[dict[str, Input], list[Sending]]:
+    """Return the inputs of results that stages need, and what has to be sent to get them there."""
+    inputs: dict[str, Input] = {}
     sendings: list[Sending] = []
     for channel, folder in (item for stage in stages for item in stage.channels.items()):
-        if channel in ("plan", *channels):
+        if channel in ("plan", *inputs):
             continue
         below = folder.relative_to(cache.folder)
-        channels[channel] = site.root / "cache" / below.as_posix()
+        inputs[channel] = Input(site.root / "cache" / below.as_posix())
         stage_id = below.parts[0]
         if cache.finished(stage_id) and stage_id not in {sending.what for sending in sendings}:
             sendings.append(finished_stage(cache.path(stage_id), site.stage(stage_id)))
-    return channels, sendings
+    return inputs, sendings
 
 
 def _plan(stages: Sequence[Stage], site: Site, *, together: bool) -> Sending:

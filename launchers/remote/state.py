@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from launchers.base import host_names
 from launchers.remote.aws import AwsError, explained
 from videolift.workspace import Kind
 
@@ -77,7 +78,7 @@ class State:
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        return tuple(f"algo-{number + 1}" for number in range(self.instances))
+        return host_names(self.instances)
 
 
 def describe(client: Any, kind: Kind, job: str) -> State | None:

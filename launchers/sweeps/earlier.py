@@ -32,7 +32,7 @@ PLACES = "places.json"  # where each of them was
 WORDS = {
     "settings": "its settings (conf/ or a file of yours)",
     "data": "the data",
-    "source": "the source, the libraries your own model or script",
+    "source": "the source, the libraries, or your own model or script",
 }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from videolift.errors import DataError
 from videolift.files import EVALUATION_FILE, HISTORY_FILE, MODEL_FILE, PER_CLASS_FILE, PREDICTIONS_FILE
 from videolift.job import Job
-from videolift.models import load_builder
+from videolift.models import load_network
 from videolift.plan import SOURCE_FOLDER
 from videolift.samples import Samples, load_samples
 from videolift.scores import ClassScore, Labels, Probabilities, confusion, mean_by_video, per_class, summary
@@ -35,9 +35,8 @@ def run(job: Job) -> None:
             "no test sample is left after preprocessing; see the clips' errors and policies in the index, "
             "or raise data.test_share"
         )
-    if job.plan.model.builder:  # registers its own layers with Keras
-        load_builder(job.plan.model.builder, job.workspace.channel("plan") / SOURCE_FOLDER)
-    network = keras.models.load_model(job.workspace.channel("model") / MODEL_FILE)
+    source = job.workspace.channel("plan") / SOURCE_FOLDER
+    network = load_network(job.workspace.channel("model") / MODEL_FILE, job.plan.model.builder, source)
     with sampled(job):
         probabilities = _predict(job, network, test)
     videos, video_probabilities, first = mean_by_video(probabilities, test.clips)

@@ -280,6 +280,21 @@ def load_builder(builder: str, source: Path | None = None) -> Callable[..., Any]
         ) from error
 
 
+def load_network(file: Path, builder: str | None, source: Path) -> keras.Model:
+    """Return a trained network, not compiled.
+
+    Args:
+        builder: who built it, where that is the user's own.
+        source: where the builder's source is.
+
+    Raises:
+        ConfigError: if the builder cannot be loaded.
+    """
+    if builder:  # registers its own layers with Keras
+        load_builder(builder, source)
+    return keras.saving.load_model(file, compile=False)
+
+
 def _checked(network: Any, builder: str, shape: Shape, classes: int) -> keras.Model:
     if not isinstance(network, keras.Model):
         raise ConfigError(f"model.builder={builder}: returned {type(network).__name__}, not a keras.Model")

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -15,7 +14,6 @@ import keras
 from keras import layers
 
 from videolift.errors import ConfigError, VideoliftError
-from videolift.models import load_builder
 
 CONVOLUTIONS = (
     layers.Conv2D,
@@ -165,21 +163,6 @@ def before_activation(answer: Answer) -> Iterator[None]:
         yield
     finally:
         answer.layer.activation = activation
-
-
-def open_network(file: Path, builder: str | None, source: Path) -> Opened:
-    """Load a trained network and open it.
-
-    Args:
-        builder: who built it, where that is the user's own.
-        source: where the builder's source is.
-
-    Raises:
-        Closed: see :class:`Opened`.
-    """
-    if builder:  # registers its own layers with Keras
-        load_builder(builder, source)
-    return Opened(keras.models.load_model(file, compile=False))
 
 
 def _refuse_closed(network: keras.Model) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +38,8 @@ def trained_settings(folder: Path) -> Preprocess:
     return from_plain(Preprocess, _settings(folder)["preprocess"])
 
 
-def _settings(folder: Path) -> dict[str, dict[str, object]]:
-    settings: dict[str, dict[str, object]] = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+def _settings(folder: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     return settings
 
 
@@ -83,15 +83,13 @@ def load_predictor(folder: Path) -> Predictor:
         ConfigError: if one of the files is missing, or they do not belong together.
     """
     preprocess = trained_settings(folder)
-    import keras
-
-    from videolift.models import load_builder
+    from videolift.models import load_network  # imports Keras
 
     classes = (folder / CLASSES_FILE).read_text(encoding="utf-8").splitlines()
-    if builder := _settings(folder).get("builder"):  # registers its own layers with Keras
-        sys.path.insert(0, str(folder / SOURCE_FOLDER))
-        load_builder(str(builder), folder / SOURCE_FOLDER)
-    model = keras.saving.load_model(folder / MODEL_FILE, compile=False)
+    source, builder = folder / SOURCE_FOLDER, _settings(folder).get("builder")
+    if builder:
+        sys.path.insert(0, str(source))
+    model = load_network(folder / MODEL_FILE, builder, source)
     if model.output_shape[-1] != len(classes):
         raise ConfigError(
             f"{folder}: the model tells {model.output_shape[-1]} classes apart, {CLASSES_FILE} names {len(classes)}; "

@@ -62,7 +62,7 @@ def _imported_names(source: bytes) -> tuple[str, ...]:
 
 def library_versions(stage: str) -> dict[str, str]:
     """Return the versions of the libraries that make a stage's bytes, and the architecture, without importing them."""
-    names = [name for name in LIBRARIES[stage] if stage not in OF_SCRIPTS or _is_installed(name)]
+    names = [name for name in LIBRARIES[stage] if stage not in OF_SCRIPTS or is_installed(name)]
     versions = {name: _version(name) for name in names}
     return {**versions, "machine": platform.machine()}
 
@@ -72,7 +72,8 @@ def _version(distribution: str) -> str:
     return metadata.version(distribution)
 
 
-def _is_installed(distribution: str) -> bool:
+def is_installed(distribution: str) -> bool:
+    """Tell whether a distribution is there, without importing it."""
     try:
         _version(distribution)
     except metadata.PackageNotFoundError:

@@ -13,10 +13,10 @@ import sys
 import sysconfig
 import venv
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 
 from videolift.errors import VideoliftError
+from videolift.provenance import is_installed
 
 PACKAGE = Path(__file__).resolve().parent
 LINK = "videolift.pth"  # names the folders of libraries that are there
@@ -86,7 +86,7 @@ def inherited(*, of_venv: bool = False) -> dict[str, str]:
 
 def _pip(python: Path) -> list[str]:
     """Return a command that is pip for an environment, which has none of its own."""
-    if _is_installed("pip"):
+    if is_installed("pip") and importlib.util.find_spec("pip") is not None:  # a module of its name may be another one
         return [sys.executable, "-m", "pip", "--python", str(python)]
     base = str(getattr(sys, "_base_executable", sys.executable))  # that a virtual environment was made from
     if base != sys.executable and _run([base, "-m", "pip", "--python", str(python), "--version"]):
@@ -96,15 +96,6 @@ def _pip(python: Path) -> list[str]:
     raise VideoliftError(
         f"{sys.executable}: has neither pip nor ensurepip to install requirements with; add one of them"
     )
-
-
-def _is_installed(distribution: str) -> bool:
-    """Tell whether a distribution is there as such: a module of its name alone is something else."""
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return importlib.util.find_spec(distribution) is not None
 
 
 def _run(command: Iterable[str]) -> bool:

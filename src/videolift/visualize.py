@@ -83,11 +83,12 @@ def _of_the_network(job: Job, pictures: Sequence[str]) -> dict[str, Callable[[],
     Raises:
         ConfigError: if it has no such layer or unit.
     """
-    from videolift.opened import Closed, open_network
+    from videolift.models import load_network
+    from videolift.opened import Closed, Opened
 
     source = job.workspace.channel("plan") / SOURCE_FOLDER
     try:
-        network = open_network(job.workspace.channel("model") / MODEL_FILE, job.plan.model.builder, source)
+        network = Opened(load_network(job.workspace.channel("model") / MODEL_FILE, job.plan.model.builder, source))
     except Closed as reason:
         job.events.message(f"not drawn: {', '.join(pictures)}: {reason}", "warning")
         return {}
