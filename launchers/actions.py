@@ -11,7 +11,7 @@ from launchers.base import Described
 from launchers.config import Config
 from launchers.outputs import Outputs
 from launchers.parity import parity_table
-from launchers.planning import finished_stages, inputs_of, planned_names, prepare_stage
+from launchers.planning import finished_stages, in_jobs, inputs_of, planned_names, prepare_stage, to_compute
 from launchers.preparing import Prepared, find_backend
 from launchers.signals import terminate_as_interrupt
 
@@ -22,17 +22,16 @@ if TYPE_CHECKING:
 def described(prepared: Prepared, outputs: Outputs) -> list[Described]:
     """Return what the backend would do, from plans that are thrown away again."""
     finished = finished_stages(prepared.planned, outputs.cache, prepared.backend)
-    waiting = [
-        stage for name, stage in prepared.planned.items() if name in prepared.config.stages and name not in finished
-    ]
-    groups = prepared.backend.jobs([stage.name for stage in waiting])
+    waiting = to_compute(prepared.planned, prepared.config.stages, finished)
     with tempfile.TemporaryDirectory() as folder:
-        stages = []
-        for one in waiting:
-            together = next(names for names in groups if one.name in names)
-            inputs = inputs_of(prepared.planned, one.name, together, outputs.cache)
-            stages.append(prepare_stage(one, Path(folder) / one.id, prepared.manifest, prepared.data, inputs))
-        return prepared.backend.describe(stages)
+        jobs = []
+        for group in in_jobs(waiting, prepared.backend):
+            stages = []
+            for one in group:
+                inputs = inputs_of(prepared.planned, one.name, [s.name for s in group], outputs.cache)
+                stages.append(prepare_stage(one, Path(folder) / one.id, prepared.manifest, prepared.data, inputs))
+            jobs.append(stages)
+        return prepared.backend.describe(jobs)
 
 
 def sync(console: Console, outputs: Outputs, config: Config) -> int:

@@ -59,7 +59,7 @@ class OnThisMachine(ABC):
     def cost(self, stages: Mapping[str, Collection[str]]) -> Described | None:
         return None
 
-    def describe(self, stages: Sequence[Stage]) -> list[Described]:
+    def describe(self, jobs: Sequence[Sequence[Stage]]) -> list[Described]:
         return []
 
     def submit(self, stages: Sequence[Stage], console: Console) -> Job:

@@ -43,6 +43,10 @@ class Stage:
     dealt: dict[str, dict[str, Dealt]] = field(default_factory=dict)  # channel -> host -> its share
     places: dict[str, str] = field(default_factory=dict)  # channel -> s3://..., where the job gets it from by itself
     shared: str | None = "videos"  # the channel that the hosts of a processing job divide
+    name: str = ""  # what the run calls it: train-2 is what trains the second member of an ensemble
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.plan.stage
 
     def workspace(self, host: str, shares: Mapping[str, Path]) -> Workspace:
         """Return a host's workspace.
@@ -154,7 +158,7 @@ class Backend(Protocol):
         """Return the library versions that stages run with, by what they run in; empty where that is this machine."""
 
     def jobs(self, stages: Sequence[str]) -> list[list[str]]:
-        """Divide stages, which are in order, into those that share a job."""
+        """Divide stages, which are in order and none a member of an ensemble, into those that share a job."""
 
     def origin(self, stage_id: str) -> str | None:
         """Return the run that computed a stage which is finished elsewhere and can be fetched."""
@@ -165,8 +169,8 @@ class Backend(Protocol):
     def machine(self, stage: str) -> str:
         """Return what a stage runs on, for people: a host's name, or a number and kind of instances."""
 
-    def describe(self, stages: Sequence[Stage]) -> list[Described]:
-        """Return exactly what would be asked for to run the stages, without any secret; asks for nothing."""
+    def describe(self, jobs: Sequence[Sequence[Stage]]) -> list[Described]:
+        """Return exactly what would be asked for to run jobs, without any secret; asks for nothing."""
 
     def busy(self, folder: Path) -> str | None:
         """Return what still computes the stage of a folder without a launcher, and how it is stopped."""

@@ -29,6 +29,7 @@ SCRIPT, PREPROCESS_SCRIPT = "script", "preprocess-script"  # the stage of a user
 BACKENDS = ("local", "sagemaker-local", "sagemaker-remote")
 PLUGINS = "hydra_plugins"  # the only package that Hydra takes launchers and sweepers from
 MAX_SEED = 2**32 - 1  # what numpy and Keras take
+MAX_MEMBERS = 16  # InputDataConfig of CreateTrainingJob takes 20 channels; plan, arrays and the SDK's two are others
 
 
 class Action(str, Enum):
@@ -115,6 +116,7 @@ class PreprocessJob(Resources):
 class TrainJob(Resources):
     """What the job of train, evaluate and visualize is given."""
 
+    parallel: int = 1  # members of an ensemble that train at a time
     spot: bool = False  # spare capacity: cheaper, interrupted at any time, goes on from a checkpoint
     max_wait_s: int | None = None  # for spare capacity, running included; null: max_run_s and an hour
     checkpoints: bool = True  # kept in S3 while the job runs
@@ -299,10 +301,16 @@ def _own_problems(config: Config) -> Iterator[str]:
         value = getattr(config, name)
         if value is not None and not value.strip():
             yield f"{name}: is empty; give it a value{'' if name == 'outputs' else ' or leave it out'}"
-    if not 0 <= config.seed <= MAX_SEED:
-        yield f"seed: must be from 0 to {MAX_SEED}, got {config.seed}"
+    most = MAX_SEED - max(1, config.model.members) + 1  # every member has the next one
+    if not 0 <= config.seed <= most:
+        yield f"seed: must be from 0 to {most}, got {config.seed}"
     yield from _s3_problems(config)
     yield from _backend_problems(config.backend)
+    if config.backend.name == "sagemaker-remote" and config.model.members > MAX_MEMBERS:
+        yield (
+            f"model.members: at most {MAX_MEMBERS} on SageMaker, got {config.model.members}: what puts them together "
+            "has a channel a member, and a training job has 20 at most"
+        )
     yield from _tracking_problems(config.tracking)
     yield from _sweep_problems(config.sweep)
     yield from _metric_problems(config)
@@ -389,6 +397,8 @@ def _backend_problems(backend: Backend) -> Iterator[str]:
     for name, resources in backend.jobs().items():
         if resources.instance_count < 1:
             yield f"backend.{name}.instance_count: must be at least 1, got {resources.instance_count}"
+    if backend.train.parallel < 1:
+        yield f"backend.train.parallel: must be at least 1, got {backend.train.parallel}"
     yield from _settings_of_other_backends(backend)
     if backend.name == "sagemaker-local":
         yield from _container_problems(backend)
@@ -445,7 +455,7 @@ def _metric_problems(config: Config) -> Iterator[str]:
 
 
 # Which backends a setting is for, where not for all; the others would silently ignore it.
-EVERYWHERE = ("name", "preprocess", "train", "predict", "build", "instance_count")
+EVERYWHERE = ("name", "preprocess", "train", "predict", "build", "instance_count", "parallel")
 IN_CONTAINERS = ("mode", "image", "base_image", "network_isolation", "pip_index_url", "pip_trusted_host", "wheels")
 ON_DOCKER = ("memory", "cpus", "gpus", "parity")
 

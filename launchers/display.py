@@ -18,7 +18,12 @@ SHOWN_METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 class StageDisplay:
     """Shows the events of one stage. Progress of several hosts is added up."""
 
-    def __init__(self, console: Console, name: str) -> None:
+    def __init__(self, console: Console, name: str, *, bars: bool = True) -> None:
+        """Show nothing yet.
+
+        Args:
+            bars: on a terminal show a bar, of which there can be one at a time.
+        """
         self._console = console
         self._name = name
         self._hosts: dict[str, Event] = {}
@@ -27,7 +32,7 @@ class StageDisplay:
         self._told = time.monotonic()
         self._said_epoch = 0
         self._epoch: tuple[int, dict[str, float]] = (0, {})
-        self._bars = _bars(console) if console.is_terminal else None
+        self._bars = _bars(console) if bars and console.is_terminal else None
         self._task: TaskID | None = None
 
     def __enter__(self) -> StageDisplay:
@@ -100,10 +105,11 @@ class StageDisplay:
 class JobDisplay:
     """Shows the stages of one job, one after the other as their events come."""
 
-    def __init__(self, console: Console, names: Sequence[str]) -> None:
+    def __init__(self, console: Console, names: Sequence[str], *, bars: bool = True) -> None:
         self._console = console
         self._names = names
-        self._shown = StageDisplay(console, names[0])
+        self._bars = bars
+        self._shown = StageDisplay(console, names[0], bars=bars)
         self._name = names[0]
 
     def __enter__(self) -> JobDisplay:
@@ -121,7 +127,7 @@ class JobDisplay:
         if name in self._names and name != self._name:
             self.ended("done")
             self._shown.__exit__()
-            self._name, self._shown = str(name), StageDisplay(self._console, str(name))
+            self._name, self._shown = str(name), StageDisplay(self._console, str(name), bars=self._bars)
             self._shown.__enter__()
         self._shown.event(event)
 

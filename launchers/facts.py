@@ -66,7 +66,8 @@ def plan_text(prepared: Prepared) -> str:
 
 
 def _model_name(config: Config) -> str:
-    return config.model.name if not config.model.builder else config.model.builder.rpartition(":")[2]
+    name = config.model.name if not config.model.builder else config.model.builder.rpartition(":")[2]
+    return f"{name}-x{config.model.members}" if config.model.members > 1 else name
 
 
 def _slug(name: str) -> str:

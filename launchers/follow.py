@@ -54,7 +54,7 @@ def follow(
     """
     said: dict[str, _Said] = defaultdict(_Said)
     interrupts = 0
-    names = ", ".join(stage.plan.stage for stage in job.stages)
+    names = ", ".join(stage.name for stage in job.stages)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("a", encoding="utf-8") as log:
         lines = job.follow()
@@ -117,7 +117,7 @@ class _Said:
 
 def failure(stage: Stage, end: HostEnd, said: _Said, log_file: Path, alone: str) -> StageError:
     """Return what to tell about a failed host: its own clear error, or all that helps to find a defect."""
-    where = stage.plan.stage + (f" on {end.host}" if len(stage.hosts) > 1 and end.host in stage.hosts else "")
+    where = stage.name + (f" on {end.host}" if len(stage.hosts) > 1 and end.host in stage.hosts else "")
     if end.exit_code in OWN_EXIT_CODES and end.failure:
         error = StageError("\n".join([f"{where}: {end.failure}", *([end.remark] if end.remark else [])]))
         error.exit_code = end.exit_code

@@ -270,7 +270,12 @@ def events_of(stage: StageRecord) -> list[tuple[Event, Path]]:
     """
     finished = stage.status is Status.FINISHED or stage.ended is None
     until = math.inf if finished else float(stage.ended or 0)
-    return [(event, output) for file, output in files_of(stage) for event in read(file) if event["time"] <= until]
+    return [
+        (stage.as_told(event), output)
+        for file, output in files_of(stage)
+        for event in read(file)
+        if event["time"] <= until
+    ]
 
 
 def history(client: MlflowClient, run: Run) -> list[Point]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,12 @@ from launchers import shares
 from launchers.base import Backend, Dealt, Stage, host_names
 from launchers.cache import Cache, StageFolder
 from launchers.config import PREDICT, Config
+from launchers.records import stage_of
 from launchers.script_settings import ARRAYS
 from videolift.errors import ConfigError
 from videolift.listing import root_of
 from videolift.manifest import Manifest
-from videolift.plan import MANIFEST_FILE, SOURCE_FOLDER, Plan, digest_of, to_plain
+from videolift.plan import MANIFEST_FILE, MEMBER_CHANNEL, SOURCE_FOLDER, Plan, digest_of, to_plain
 from videolift.provenance import source_digest
 from videolift.settings import (
     QUICK_PICTURES,
@@ -53,7 +55,7 @@ NEEDS = {
     "evaluate": ("preprocess", "train"),
     "visualize": ("preprocess", "train", "evaluate"),
     "predict": ("train",),
-    "script": (),  # and preprocess, where it is given arrays: needs_of
+    "script": (),  # and preprocess, where it is given arrays
     "preprocess-script": (),
 }
 OF_THE_NETWORK = ("train", "evaluate", "visualize")  # stages that need the source of a user's own model
@@ -65,12 +67,23 @@ NOT_IN_PREPROCESS_ID = ("workers", "bad_video", "max_bad_share", "sampling")
 class PlannedStage:
     """One stage of the plan."""
 
-    name: str
+    name: str  # unique in the run: that of the stage, or train-2 for what trains the second member of an ensemble
     id: str
     plan: Plan
     hosts: tuple[str, ...]
     builder: dict[str, bytes] = field(default_factory=dict)  # a user's own source: relative path -> content
     channels: tuple[Channel, ...] = ()  # of a user's own script
+    needs: tuple[str, ...] = ()  # names of the stages whose results it takes
+
+    @property
+    def stage(self) -> str:
+        """What it is: a key of :data:`KINDS`."""
+        return self.plan.stage
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it trains a member of an ensemble."""
+        return self.name != self.stage
 
 
 @dataclass(frozen=True)
@@ -97,35 +110,63 @@ def plan_stages(
     """
     precision = precision if config.model.precision is Precision.auto else config.model.precision
     model = replace(config.model, precision=precision, optimizer=resolved_optimizer(config.model))
+    config = replace(config, model=model)
     builder = own.builder if own else builder_source(model)
     ids: dict[str, str] = dict(own.ids) if own else {}
     planned = {}
-    for name in planned_names(config.stages):
+    for name, stage, needs, settings in _stages_of(config, trained="train" in ids):
         if name not in ids:
-            shared = {"source": source_digest(name), "libraries": libraries(name)}
-            ids[name] = stage_id(name, {**shared, **_determinants(name, config, model, manifest, ids, builder)})
+            shared = {"source": source_digest(stage), "libraries": libraries(stage)}
+            inputs = {need: ids[need] for need in needs}
+            ids[name] = stage_id(stage, {**shared, **_determinants(stage, settings, manifest, inputs, builder)})
         plan = Plan(
-            stage=name,
+            stage=stage,
             id=ids[name],
             data=config.data,
             preprocess=config.preprocess,
-            model=model,
+            model=settings.model,
             augment=config.augment,
             visualize=_drawn(config),
-            seed=config.seed,
+            seed=settings.seed,
             manifest_digest=manifest.digest,
             system_interval_s=config.tracking.sampled_every_s,
         )
-        count = {"preprocess": config.backend.preprocess, "train": config.backend.train}.get(name)
-        hosts = host_names(count.instance_count if count else 1)
-        planned[name] = PlannedStage(name, ids[name], plan, hosts, builder if name in OF_THE_NETWORK else {})
+        hosts = host_names(_host_count(stage, settings))
+        planned[name] = PlannedStage(name, ids[name], plan, hosts, builder if stage in OF_THE_NETWORK else {}, needs=needs)
     return planned
 
 
-def needs_of(stage: PlannedStage) -> tuple[str, ...]:
-    """Return the stages whose results a planned one reads."""
-    arrays = any(channel.holds == ARRAYS for channel in stage.channels)
-    return ("preprocess",) if arrays else NEEDS[stage.name]
+def _stages_of(config: Config, *, trained: bool) -> Iterator[tuple[str, str, tuple[str, ...], Config]]:
+    """Yield name, stage, names of the stages that it needs, and settings of everything that is planned, in order.
+
+    A member of an ensemble is what a training with its seed alone would be, so that one is taken for the other. Their
+    data is divided by the experiment's own seed.
+
+    Args:
+        trained: the training is finished, whatever it was made of.
+    """
+    for stage in planned_names(config.stages):
+        needs = NEEDS[stage]
+        if stage == "train" and config.model.members > 1 and not trained:
+            names = [f"{stage}-{number + 1}" for number in range(config.model.members)]
+            for number, name in enumerate(names):
+                alone = replace(config, seed=config.seed + number, model=replace(config.model, members=1))
+                yield name, stage, needs, alone
+            needs = (*needs, *names)
+        yield stage, stage, needs, config
+
+
+def _host_count(stage: str, config: Config) -> int:
+    if stage == "preprocess":
+        return config.backend.preprocess.instance_count
+    trains = stage == "train" and config.model.members == 1  # members are put together on one host
+    return config.backend.train.instance_count if trains else 1
+
+
+def place_of(name: str) -> tuple[int, float]:
+    """Return what planned stages are sorted by: members of an ensemble come before what they are put together in."""
+    stage = stage_of(name)
+    return list(KINDS).index(stage), math.inf if stage == name else float(name.removeprefix(f"{stage}-"))
 
 
 def planned_names(stages: Sequence[str]) -> list[str]:
@@ -138,15 +179,15 @@ def stage_id(name: str, determinants: dict[str, Any]) -> str:
 
 
 def _determinants(
-    name: str, config: Config, model: Model, manifest: Manifest, ids: dict[str, str], builder: dict[str, bytes]
+    stage: str, config: Config, manifest: Manifest, inputs: dict[str, str], builder: dict[str, bytes]
 ) -> dict[str, Any]:
-    if name == "preprocess":
+    if stage == "preprocess":
         return {
             "settings": preprocess_determinants(config.data, config.preprocess),
             "data": manifest.data_digest,
         }
-    inputs = {stage: ids[stage] for stage in NEEDS[name]}
-    if name == "train":
+    model = config.model
+    if stage == "train" and model.members == 1:
         settings = {**to_plain(model), "builder": _builder_determinants(model, builder)}
         hosts = config.backend.train.instance_count
         # Each host drops units of its own, and sums are rounded in another order.
@@ -154,7 +195,7 @@ def _determinants(
         changed = {"augment": to_plain(config.augment)} if config.augment != Augment() else {}
         own = {"settings": settings, "seed": config.seed, **divided, **changed}
         return {"inputs": inputs, "manifest": manifest.digest, **own}
-    if name == "visualize":
+    if stage == "visualize":
         return {"inputs": inputs, "settings": to_plain(_drawn(config))}
     return {"inputs": inputs}
 
@@ -211,9 +252,17 @@ def builder_source(model: Model) -> dict[str, bytes]:
     return {str(f.relative_to(folder.parent)): f.read_bytes() for f in sorted(folder.rglob("*.py"))}
 
 
+def in_jobs(stages: Sequence[PlannedStage], backend: Backend) -> list[list[PlannedStage]]:
+    """Divide stages, which are in order, into those that share a job; a member of an ensemble has one of its own."""
+    others = {one.name: one for one in stages if not one.is_member}
+    jobs = [[others[name] for name in names] for names in backend.jobs(list(others))]
+    place = next((n for n, job in enumerate(jobs) if any(one.stage == "train" for one in job)), len(jobs))
+    return [*jobs[:place], *([one] for one in stages if one.is_member), *jobs[place:]]
+
+
 def inputs_of(planned: dict[str, PlannedStage], name: str, together: Sequence[str], cache: Cache) -> dict[str, Path]:
     """Return the folders of the stages that one needs; those of the same job have none yet."""
-    return {need: cache.path(planned[need].id) for need in needs_of(planned[name]) if need not in together}
+    return {need: cache.path(planned[need].id) for need in planned[name].needs if need not in together}
 
 
 def prepare_stage(
@@ -225,7 +274,7 @@ def prepare_stage(
         data: where the videos are on this machine.
         inputs: the folders of the finished stages that this one needs, but for those of the same job.
     """
-    stage_folder = StageFolder(folder, KINDS[planned.name])
+    stage_folder = StageFolder(folder, KINDS[planned.stage])
     shutil.rmtree(stage_folder.plan, ignore_errors=True)
     stage_folder.plan.mkdir(parents=True)
     planned.plan.write(stage_folder.plan)
@@ -238,8 +287,11 @@ def prepare_stage(
         if left.name not in planned.hosts:
             shutil.rmtree(left)
     shutil.rmtree(stage_folder.shares, ignore_errors=True)  # of an earlier try
-    given = {} if planned.channels else input_channels(planned.name, inputs)
-    stage = Stage(planned.plan, KINDS[planned.name], stage_folder, planned.hosts, {"plan": stage_folder.plan, **given})
+    given = {} if planned.channels else input_channels(planned.stage, inputs)
+    stage = Stage(
+        *(planned.plan, KINDS[planned.stage], stage_folder, planned.hosts, {"plan": stage_folder.plan, **given}),
+        name=planned.name,
+    )
     if planned.channels:
         _give_channels(stage, planned.channels, inputs)
     elif stage.kind is Kind.processing:
@@ -262,14 +314,18 @@ def _give_channels(stage: Stage, channels: Sequence[Channel], inputs: dict[str, 
             stage.dealt[channel.name] = dict.fromkeys(stage.hosts, Dealt(channel.root, channel.names, whole=False))
 
 
-def input_channels(name: str, inputs: dict[str, Path]) -> dict[str, Path]:
+def input_channels(stage: str, inputs: dict[str, Path]) -> dict[str, Path]:
     """Return the channels that carry the results of earlier stages to one, by whose they are."""
     channels = {}
+    for name, folder in inputs.items():
+        if stage_of(name) != name:
+            member = StageFolder(folder, Kind.training).first
+            channels[MEMBER_CHANNEL.format(name.rpartition("-")[2])] = member.model
     if "preprocess" in inputs:
         channels["arrays"] = StageFolder(inputs["preprocess"], Kind.processing).arrays
     if "train" in inputs:
         trained = StageFolder(inputs["train"], Kind.training).first
-        channels |= {"model": trained.model} | ({} if name == PREDICT else {"training": trained.output})
+        channels |= {"model": trained.model} | ({} if stage == PREDICT else {"training": trained.output})
     if "evaluate" in inputs:
         channels["evaluation"] = StageFolder(inputs["evaluate"], Kind.training).first.output
     return channels
@@ -289,13 +345,24 @@ def refuse_missing_inputs(
     """Raise ConfigError where a stage that is wanted needs one that is neither wanted nor finished."""
     finished = finished_stages(planned, cache, backend)
     missing = {
-        need: name for name in wanted for need in needs_of(planned[name]) if need not in wanted and need not in finished
+        need: name for name in wanted for need in planned[name].needs if stage_of(need) not in wanted and need not in finished
     }
     if missing:
         lines = [
             f"stages: {name} needs {need}, which is not finished for these settings" for need, name in missing.items()
         ]
         raise ConfigError("\n".join(lines) + f"\n  say stages=[{','.join([*missing, *wanted])}]")
+
+
+def to_compute(
+    planned: dict[str, PlannedStage], wanted: Sequence[str], finished: Collection[str]
+) -> list[PlannedStage]:
+    """Return what of the stages that are wanted has to be computed: of a finished ensemble no member."""
+    return [
+        one
+        for name, one in planned.items()
+        if one.stage in wanted and name not in finished and not (one.is_member and one.stage in finished)
+    ]
 
 
 def finished_stages(planned: dict[str, PlannedStage], cache: Cache, backend: Backend) -> dict[str, str]:

@@ -108,7 +108,7 @@ def plan_prediction(
     )
     hosts = host_names(config.backend.predict.instance_count)
     trained = PlannedStage("train", train.id, replace(plan, stage="train", id=train.id), ("algo-1",))
-    return {"train": trained, PREDICT: PlannedStage(PREDICT, plan.id, plan, hosts)}
+    return {"train": trained, PREDICT: PlannedStage(PREDICT, plan.id, plan, hosts, needs=("train",))}
 
 
 def absolute_input(wanted: str, here: Path) -> str:

@@ -21,9 +21,10 @@ from launchers.checksums import open_checksums
 from launchers.config import Action, Config, Parity
 from launchers.containers import ContainerBackend
 from launchers.local import SOURCE, LocalBackend
+from launchers.machine import usable_cores
 from launchers.outputs import Outputs
 from launchers.parity import Table, differences, parity_table
-from launchers.planning import PlannedStage, finished_stages, plan_stages, planned_names
+from launchers.planning import PlannedStage, finished_stages, plan_stages, planned_names, to_compute
 from launchers.remote.aws import Aws
 from launchers.remote.backend import RemoteBackend
 from launchers.remote.cost import cost_problem
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
 TELL_INTERVAL_S = 5.0
 BACKENDS: dict[str, Callable[[Config, Cache], Backend]] = {
-    "local": lambda config, cache: LocalBackend(config.backend, cache, config.sweep.threads),
-    "sagemaker-local": lambda config, cache: ContainerBackend(config.backend, cache, config.sweep.threads),
+    "local": lambda config, cache: LocalBackend(config.backend, cache, _threads(config)),
+    "sagemaker-local": lambda config, cache: ContainerBackend(config.backend, cache, _threads(config)),
     "sagemaker-remote": RemoteBackend,
 }
 
@@ -123,7 +124,7 @@ class Preparing:
     def _backend(self, config: Config) -> Backend:
         """Return the backend, having asked it whether the stages can run on it, and what in."""
         asked = {"backend": config.backend, "tracking": config.tracking, "action": config.action}
-        asked |= {"stages": config.stages, "threads": config.sweep.threads, "source": config.data.source}
+        asked |= {"stages": config.stages, "threads": _threads(config), "source": config.data.source}
         place = config.data.root if is_s3(config.data.root) else None
         key = digest_of({**{name: to_plain(value) for name, value in asked.items()}, "place": place})
         if key not in self._backends:
@@ -200,12 +201,22 @@ def make_ready(
     parities = {}
     for backend, mine in _by_backend(runs):
         stages = wanted(mine)
-        backend.make_ready(stages, console, at_once=at_once)
+        backend.make_ready(stages, console, at_once=at_once * max(_members_at_once(run.config) for run in mine))
         parities[id(backend)] = _parity(backend, list(stages), mine[0].config.backend.parity)
     return [
         replace(run, planned=run.plan(run.config, run.backend, run.manifest), parity=parities[id(run.backend)])
         for run in runs
     ]
+
+
+def _members_at_once(config: Config) -> int:
+    return min(config.backend.train.parallel, config.model.members)
+
+
+def _threads(config: Config) -> int | None:
+    """Return how many threads of TensorFlow a stage on this machine has; None: as many as there are cores."""
+    at_once = _members_at_once(config)
+    return max(1, (config.sweep.threads or usable_cores()) // at_once) if at_once > 1 else config.sweep.threads
 
 
 def _by_backend(runs: Sequence[Prepared]) -> list[tuple[Backend, list[Prepared]]]:
@@ -254,10 +265,10 @@ def to_be_computed(runs: Sequence[Prepared], outputs: Outputs) -> Wanted:
     found: Wanted = {}
     for run in runs:
         finished = finished_stages(run.planned, outputs.cache, run.backend)
-        for name, stage in run.planned.items():
-            if name in run.config.stages and name not in finished and stage.id not in found.setdefault(name, []):
-                found[name].append(stage.id)
-    return {name: ids for name, ids in found.items() if ids}
+        for one in to_compute(run.planned, run.config.stages, finished):
+            if one.id not in found.setdefault(one.stage, []):
+                found[one.stage].append(one.id)
+    return found
 
 
 def _parity(backend: Backend, stages: Sequence[str], wanted: Parity) -> Table | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 from launchers.redaction import redacted
 from videolift.errors import ConfigError
+from videolift.events import Event
 
 DETACHED_TAG, DETACHED = "videolift.detached", "yes"  # the run goes on without its launcher
 SWEEP_TAG, CHILD_TAG = (
@@ -37,7 +39,7 @@ class Status(str, Enum):
 class StageRecord:
     """One stage of a run."""
 
-    name: str
+    name: str  # unique in the run
     id: str
     folder: str  # of the stage: absolute; its job roots, events and results lie below
     cached: bool = False
@@ -45,6 +47,24 @@ class StageRecord:
     status: Status = Status.RUNNING
     started: float = 0.0  # Unix seconds
     ended: float | None = None
+
+    def as_told(self, event: Event) -> Event:
+        """Return one of its events as the run tells it: those of a member of an ensemble go by the member's name."""
+        if stage_of(self.name) == self.name:
+            return event
+        told = {**event, "stage": self.name}
+        if event["type"] == "metric":
+            told["key"] = f"{self.name}/{event['key']}"
+        elif event["type"] == "tag":
+            told["key"] = f"{self.name}.{event['key']}"
+        elif event["type"] == "artifact":
+            told["folder"] = f"{self.name}/{event.get('folder', '')}"
+        return told
+
+
+def stage_of(name: str) -> str:
+    """Return what a run's stage is by its name: train-2, which trains the second member of an ensemble, is a train."""
+    return re.sub(r"-\d+$", "", name)
 
 
 @dataclass

@@ -17,14 +17,14 @@ from launchers.cache import StageFolder
 from launchers.config import PREDICT, Config
 from launchers.outputs import Outputs
 from launchers.parity import Table as Parity
-from launchers.planning import PlannedStage, finished_stages, needs_of
+from launchers.planning import PlannedStage, finished_stages
 from launchers.predicting import shown as shown_predictions
 from launchers.preparing import Prepared
-from launchers.records import RunRecord, StageRecord
+from launchers.records import RunRecord, StageRecord, stage_of
 from launchers.redaction import redacted_text
 from launchers.scripting import results
 from launchers.sweeps.measured import last_values
-from videolift.files import EVALUATION_FILE, PREDICTIONS_FILE
+from videolift.files import ALL_MEMBERS, EVALUATION_FILE, PREDICTIONS_FILE
 from videolift.manifest import Manifest
 from videolift.parts import clips_a_part, frame_shape
 from videolift.settings import Preprocess, Split, resolved_sampling
@@ -48,8 +48,10 @@ def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
         table.add_column(column)
     for name, stage in prepared.planned.items():
         state = f"cached (computed by {finished[name]})" if name in finished else "would run"
-        if name not in config.stages and name not in finished:
+        if stage.stage not in config.stages and name not in finished:
             state = "missing: not in stages"
+        elif stage.is_member and name not in finished and stage.stage in finished:
+            state = f"not needed: {stage.stage} is finished"
         table.add_row(*map(Text, (name, stage.id, str(len(stage.hosts)), _inputs_text(stage, config), state)))
     console.print(table, soft_wrap=True)
 
@@ -57,7 +59,14 @@ def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
 def _inputs_text(stage: PlannedStage, config: Config) -> str:
     if stage.channels:
         return ", ".join(channel.name for channel in stage.channels)
-    return ", ".join(needs_of(stage)) or str(config.data.root or config.data.csv or config.data.npz)
+    return _shortened(stage.needs) or str(config.data.root or config.data.csv or config.data.npz)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """Return names of stages, of an ensemble's members the first and the last."""
+    members = [name for name in names if stage_of(name) != name]
+    others = [name for name in names if name not in members]
+    return ", ".join([*others, *([f"{members[0]} to {members[-1]}"] if members else [])])
 
 
 def _print_script(console: Console, prepared: Prepared) -> None:
@@ -198,9 +207,11 @@ def _accuracy_rows(record: RunRecord) -> list[tuple[str, str]]:
     rows = [("test accuracy", f"{metrics['test_accuracy']:.3f} on {found['samples']} samples")]
     if found["videos"] != found["samples"]:
         rows.append(("", f"{metrics['test_video_accuracy']:.3f} on {found['videos']} whole videos"))
-    rows.append(
-        ("epoch", f"{found['epoch']} ({'lowest validation loss' if found['epoch_chosen_by'] == 'best' else 'last'})")
-    )
+    if found["epoch_chosen_by"] == ALL_MEMBERS:
+        rows.append(("members", str(found["epoch"])))
+    else:
+        how = "lowest validation loss" if found["epoch_chosen_by"] == "best" else "last"
+        rows.append(("epoch", f"{found['epoch']} ({how})"))
     return rows
 
 

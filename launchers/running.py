@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import shlex
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,7 @@ from launchers.display import JobDisplay
 from launchers.follow import follow
 from launchers.outputs import Outputs
 from launchers.parity import PARITY_FILE, differences, to_csv
-from launchers.planning import KINDS, PlannedStage, inputs_of, prepare_stage
+from launchers.planning import PlannedStage, in_jobs, inputs_of, place_of, prepare_stage
 from launchers.preparing import Prepared
 from launchers.records import (
     CHILD_TAG,
@@ -32,8 +34,10 @@ from launchers.records import (
     StageRecord,
     Status,
     is_detached,
+    stage_of,
 )
 from launchers.redaction import redacted
+from launchers.side_by_side import run_side_by_side
 from videolift import events
 from videolift.errors import ConfigError, DataError, StageError, Stopped, VideoliftError
 from videolift.events import Event
@@ -84,6 +88,7 @@ class Run:
         self._again = again
         self._tags = tags or {}
         self._watch = watch
+        self._saving = threading.Lock()
         self.record: RunRecord | None = None  # once it has begun
         self._finished: RunRecord | None = None  # of a run whose further stages these are: as it was before them
 
@@ -111,9 +116,9 @@ class Run:
             (folder.path / "plan.json").write_text(facts.plan_text(self._prepared), encoding="utf-8")
             self._tell_parity(folder)
             tracker.start(record)
-            wanted = [name for name in self._prepared.planned if name in self._config.stages]
-            for names in self._prepared.backend.jobs(wanted):
-                self._job([self._prepared.planned[name] for name in names], record, folder, tracker)
+            for are_members, jobs in groupby(in_jobs(self._wanted(), self._prepared.backend), _is_of_member):
+                works = [partial(self._job, job, record, folder, tracker) for job in jobs]
+                run_side_by_side(works, self._config.backend.train.parallel if are_members else 1, self._say_failed)
             status = Status.FINISHED
         except Detached:
             status = Status.RUNNING
@@ -147,12 +152,30 @@ class Run:
                 tracker.finish(record)
             folder.save(record)
 
+    def _wanted(self) -> list[PlannedStage]:
+        """Return what the run is to compute, or to take from what is finished.
+
+        Of an ensemble that is finished, the members that are still here: their curves are worth having.
+        """
+        planned, backend = self._prepared.planned, self._prepared.backend
+        wanted = [one for one in planned.values() if one.stage in self._config.stages]
+        if not any(one.is_member for one in wanted):
+            return wanted
+        whole = planned["train"].id
+        is_finished = self._cache.finished(whole) is not None or backend.origin(whole) is not None
+        return [one for one in wanted if not (one.is_member and is_finished and not self._cache.finished(one.id))]
+
+    def _say_failed(self, error: BaseException, others: int) -> None:
+        if others and isinstance(error, VideoliftError):
+            what = f"{others} that run are" if others > 1 else "one that runs is"
+            self._console.print(f"{error}\nno other member begins; {what} waited for, and kept", soft_wrap=True)
+
     def _leave_as_it_was(self, record: RunRecord, before: RunRecord, tracker: Tracker) -> None:
         """Take back what further stages changed in a finished run: that they failed does not make its results worse."""
         record.status, record.error, record.ended = before.status, before.error, before.ended
         record.config, record.tags, record.stages = before.config, before.tags, before.stages
         for stage in record.stages:
-            if stage.name in self._config.stages:
+            if stage_of(stage.name) in self._config.stages:
                 tracker.stage(stage)
         self._console.print(f"run {record.id} is left as it was")
 
@@ -184,7 +207,7 @@ class Run:
             if record.status is Status.FINISHED and self._config.run and self._config.action is Action.run:
                 self._finished = copy.deepcopy(record)
             self._console.print(f"goes on with run {record.id}")
-            record.stages = [s for s in record.stages if s.name not in self._config.stages]
+            record.stages = [s for s in record.stages if stage_of(s.name) not in self._config.stages]
             record.parent = self._parent or record.parent
             # Who comes back to this run wants the pictures that were asked for last.
             record.config["visualize"] = to_plain(self._config.visualize)
@@ -232,7 +255,8 @@ class Run:
                 stage = StageRecord(one.name, one.id, str(self._cache.path(one.id)), started=time.time())
                 stage.origin = self._origin(one)
                 stage.cached = stage.origin is not None
-                record.stages = sorted([*record.stages, stage], key=lambda s: list(KINDS).index(s.name))
+                with self._saving:
+                    record.stages = sorted([*record.stages, stage], key=lambda s: place_of(s.name))
                 if stage.cached:
                     self._check_arrays(one, Path(stage.folder))
                     scripting.retell(Path(stage.folder), one.plan.script.metrics)
@@ -242,16 +266,20 @@ class Run:
                     stage.folder = str(self._cache.partial(one.id))
                     waiting.append((one, stage))
                 tracker.stage(stage)
-            folder.save(record)
+            self._save(folder, record)
             while waiting:
                 done = self._compute(waiting, folder, tracker)
                 for _, stage in waiting[:done]:
                     self._put_away(stage, folder)
-                    folder.save(record)
+                    self._save(folder, record)
                 del waiting[:done]
         for stage in record.stages:
             if stage.name in {one.name for one in planned}:
                 _reconcile(stage, tracker)
+
+    def _save(self, folder: RunFolder, record: RunRecord) -> None:
+        with self._saving:  # members of an ensemble have threads of their own
+            folder.save(record)
 
     def _say_waiting(self, name: str) -> None:
         self._console.print(f"{name}: another process computes it; waiting")
@@ -275,24 +303,29 @@ class Run:
         """Compute stages as one job, and return how many of them it took on: at least the first one."""
         backend, config = self._prepared.backend, self._config
         prepared = [self._prepare(planned, stage, [w.name for w, _ in waiting]) for planned, stage in waiting]
-        records = {stage.name: stage for _, stage in waiting}
+        records = {planned.stage: stage for planned, stage in waiting}  # as events name them
         outputs = {stage.plan.stage: stage.folder.first.output for stage in prepared}
         first = waiting[0][0].name
         come_back = resume_command(config, folder.path.name)
 
         def on_event(event: Event) -> None:
             # Files are taken up at the end, from the place where they stay.
-            name = event.get("stage") or first
-            if event["type"] in ("metric", "tag") and name in records:
-                tracker.event(records[name], event, outputs[name])
+            name = event.get("stage") or waiting[0][0].stage
+            told = {**event, "stage": name}
+            if name in records:
+                told = records[name].as_told(told)
+                if event["type"] in ("metric", "tag"):
+                    tracker.event(records[name], told, outputs[name])
             if self._watch is not None:
-                self._watch({**event, "stage": name})
+                self._watch(told)
 
         try:
             job = backend.submit(prepared, self._console)
         except LostTouch as error:
             raise _detached(error, come_back) from error
-        with self._closing(job, come_back), JobDisplay(self._console, [s.plan.stage for s in job.stages]) as display:
+        with self._closing(job, come_back), JobDisplay(
+            self._console, [s.name for s in job.stages], bars=not self._beside_others(waiting[0][0])
+        ) as display:
             if job.lasting and not config.backend.wait:
                 raise Detached(f"the job was submitted and goes on; come back with: {come_back}")
             try:
@@ -316,6 +349,9 @@ class Run:
                 scripting.merge(job.stages[0])
             display.ended("done")
         return len(job.stages)
+
+    def _beside_others(self, planned: PlannedStage) -> bool:
+        return planned.is_member and self._config.backend.train.parallel > 1
 
     def _keep_finished(self, job: Job, waiting: Sequence[tuple[PlannedStage, StageRecord]], folder: RunFolder) -> None:
         """Keep the stages of a job that were finished before a later one failed."""
@@ -363,6 +399,10 @@ class Run:
             refuse_too_many_bad(entries, len(entries), self._config.preprocess)
 
 
+def _is_of_member(job: Sequence[PlannedStage]) -> bool:
+    return job[0].is_member
+
+
 def _detached(error: LostTouch, come_back: str) -> Detached:
     detached = Detached(f"{error}\n  come back with: {come_back}")
     detached.exit_code = error.exit_code
@@ -380,7 +420,7 @@ def _reconcile(stage: StageRecord, tracker: Tracker) -> None:
     """Tell the tracker everything that the stage said; it ignores what it knows."""
     for file, output in event_files(Path(stage.folder)):
         for event in events.read(file):
-            tracker.event(stage, event, output)
+            tracker.event(stage, stage.as_told(event), output)
 
 
 def _tracker(config: Config, outputs: Outputs, folder: RunFolder) -> Tracker:

@@ -293,7 +293,7 @@ def plan_script(
         manifest_digest=manifest.digest,
         system_interval_s=config.tracking.sampled_every_s,
     )
-    planned[name] = PlannedStage(name, plan.id, plan, hosts, source.files, tuple(channels))
+    planned[name] = PlannedStage(name, plan.id, plan, hosts, source.files, tuple(channels), tuple(inputs))
     return planned
 
 

@@ -10,6 +10,7 @@ import json
 import secrets
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -328,11 +329,10 @@ class RemoteBackend:
 
     # What a plan shows
 
-    def describe(self, stages: Sequence[Stage]) -> list[Described]:
-        remote = [stage for stage in stages if not self._is_local(stage.plan.stage)]
+    def describe(self, jobs: Sequence[Sequence[Stage]]) -> list[Described]:
+        remote = [group for group in jobs if not self._is_local(group[0].plan.stage)]
         described = []
-        for names in self.jobs([stage.plan.stage for stage in remote]):
-            group = [stage for stage in remote if stage.plan.stage in names]
+        for group in remote:
             order = make_order(
                 *(group, job_name(group, "TIME"), self._known_site, self._settings, self._cache),
                 data=self._data,
@@ -346,8 +346,8 @@ class RemoteBackend:
                     requests.shown(json.dumps(order.request, indent=1, ensure_ascii=False)),
                 )
             )
-        jobs = {PURPOSES[stage.plan.stage]: 1 for stage in remote}
-        return [*described, _described_cost(self._estimate(jobs))]
+        counts = Counter(PURPOSES[group[0].plan.stage] for group in remote)
+        return [*described, _described_cost(self._estimate(counts))]
 
     def _described(self, sending: Sending) -> tuple[str, ...]:
         there, total = requests.shown(sending.target.uri), megabytes(sending.bytes)

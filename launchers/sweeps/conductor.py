@@ -138,7 +138,7 @@ class Conductor:
     def _needs(self, ready: Ready) -> set[str]:
         """Return the ids of the stages that a child has to wait for or to compute."""
         wanted = ready.prepared.config.stages
-        return self._unfinished({s.id for s in ready.prepared.planned.values() if s.name in wanted})
+        return self._unfinished({s.id for s in ready.prepared.planned.values() if s.stage in wanted})
 
     def _unfinished(self, stages: set[str]) -> set[str]:
         return {stage for stage in stages if self._cache.finished(stage) is None}

@@ -10,7 +10,7 @@ from launchers.compose import Job, in_jobs
 from launchers.config import Config
 from launchers.machine import usable_cores
 from launchers.outputs import Outputs
-from launchers.planning import finished_stages, refuse_missing_inputs
+from launchers.planning import finished_stages, refuse_missing_inputs, to_compute
 from launchers.preparing import Prepared, Preparing, Wanted, to_be_computed
 from launchers.sweeps.shown import PlannedRow, SharedStage
 from videolift.errors import ConfigError, VideoliftError
@@ -77,7 +77,15 @@ def of_trials(runs: Sequence[Prepared], edges: Sequence[Prepared], trials: int, 
     """
     found = to_be_computed(runs, outputs)
     alike = {name for name in found if len({run.planned[name].id for run in edges}) == 1}
-    return {name: ids if name in alike else [f"{name} of {n}" for n in range(trials)] for name, ids in found.items()}
+    return {
+        stage: ids if stage in alike else [f"{stage} {n} of {trials}" for n in range(trials * _most_of(stage, runs))]
+        for stage, ids in found.items()
+    }
+
+
+def _most_of(stage: str, runs: Sequence[Prepared]) -> int:
+    """Return how many stages of a kind one of some runs has at most: more than one where it trains an ensemble."""
+    return max(sum(one.stage == stage for one in run.planned.values()) for run in runs)
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,11 @@ def overview(jobs: Sequence[Job], runs: Sequence[Prepared], outputs: Outputs, re
                 states[name] = "cached"
             else:
                 states[name] = f"shared with #{earlier}" if earlier != number else "would run"
+        for one in to_compute(run.planned, run.config.stages, ()):
+            if one.is_member:  # what trains it may be the whole of another child's training
+                users.setdefault((one.stage, one.id), []).append(number)
+                first_of.setdefault(one.id, number)
+                finished_ids |= {one.id} if one.name in finished else set()
         state = record.children[number].state.value if record and number < len(record.children) else "waiting"
         rows.append(PlannedRow(number, job.label, states, state, job.parameters))
     shared = [

@@ -302,6 +302,8 @@ class StudySource:
         if child.trial is None or event["type"] != "metric" or event["key"] != metric:
             return
         step = int(event["step"])
+        if step == 0:  # told once, when nothing is left to stop
+            return
         worse = self._study.report(child.trial, step, float(event["value"]))
         replayed = event.get("time", math.inf) < (child.started or 0.0)  # by a job that went on without a launcher
         if worse and not replayed:

@@ -9,6 +9,7 @@ SETTINGS_FILE = "settings.json"  # preprocessing of the clips that the model exp
 
 # in the job's output folder
 HISTORY_FILE = "history.json"
+ALL_MEMBERS = "members"  # in an ensemble's history: it has an entry a member, not an epoch, and none is chosen
 RESULT_FILE = "result.txt"  # as the original scripts wrote it
 EVALUATION_FILE = "evaluation.json"
 PER_CLASS_FILE = "per_class.csv"

@@ -21,6 +21,7 @@ T = typing.TypeVar("T")
 PLAN_FILE = "plan.json"
 MANIFEST_FILE = "manifest.json"
 SOURCE_FOLDER = "source"  # a user's own model or script, beside the plan
+MEMBER_CHANNEL = "member_{}"  # of the model of an ensemble's member, from 1
 
 
 @dataclass

@@ -131,6 +131,7 @@ class Model:
     original: bool = False  # the exact layer table of the original scripts; for ORIGINALS
     builder: str | None = None  # your own: file.py:build or pkg.mod:build
     args: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the builder
+    members: int = 1  # of an ensemble: networks from seed, seed + 1, ..., whose probabilities are averaged
     epoch: int = 20
     batch: int = 32
     optimizer: str | None = None  # one of OPTIMIZERS; null: adam, or the original's with model.original
@@ -362,7 +363,7 @@ def _predict_problems(predict: Predict) -> list[str]:
 
 
 def _model_problems(model: Model, data: Data, p: Preprocess) -> list[str]:
-    found = _at_least("model", model, 1, "epoch", "batch", "early_stopping")
+    found = _at_least("model", model, 1, "members", "epoch", "batch", "early_stopping")
     if model.learning_rate is not None and model.learning_rate <= 0:
         found.append(f"model.learning_rate: must be above 0, got {model.learning_rate}")
     for key, known in (("optimizer", (None, *OPTIMIZERS)), ("loss", LOSSES)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -22,19 +21,19 @@ import numpy.typing as npt
 import tensorflow as tf
 from keras.layers import BatchNormalization
 
-from videolift import checkpoint, distributed
+from videolift import checkpoint, distributed, ensemble
 from videolift.augment import augmented
 from videolift.checkpoint import Progress
 from videolift.cluster import Met, following, leader_of, leading
 from videolift.distributed import Replicas
 from videolift.errors import TrainingError
 from videolift.events import read
-from videolift.files import CLASSES_FILE, HISTORY_FILE, MODEL_FILE, RESULT_FILE, SETTINGS_FILE
+from videolift.files import HISTORY_FILE, RESULT_FILE
 from videolift.job import Job
+from videolift.model_folder import write_model_folder
 from videolift.models import build
 from videolift.parts import frame_shape
-from videolift.plan import SOURCE_FOLDER, to_plain
-from videolift.provenance import library_versions
+from videolift.plan import SOURCE_FOLDER
 from videolift.samples import Samples, load_samples, shuffled, slots_of
 from videolift.settings import Model, Precision, Select, resolved_optimizer
 from videolift.sysmetrics import sampled
@@ -44,6 +43,9 @@ PROGRESS_INTERVAL_S = 0.5
 
 def run(job: Job) -> None:
     """Train on all replicas of all hosts; the first host alone tells of it and writes the results."""
+    if job.plan.model.members > 1:  # they are trained already
+        ensemble.run(job)
+        return
     hosts, host = job.workspace.hosts, job.workspace.host
     if len(hosts) == 1:
         strategy = distributed.on_one_host()
@@ -360,16 +362,7 @@ def _write_results(job: Job, network: keras.Model, progress: Progress) -> None:
     chosen = progress.best_epoch if best else progress.epoch
     job.events.metric("chosen_epoch", chosen)
     job.events.tag("epoch", f"{chosen} ({'lowest validation loss' if best else 'last'})")
-    network.save(workspace.model / MODEL_FILE)
-    (workspace.model / CLASSES_FILE).write_text("".join(f"{c}\n" for c in job.manifest.classes), encoding="utf-8")
-    settings = {
-        "preprocess": to_plain(job.plan.preprocess),
-        "builder": model.builder,
-        "versions": library_versions("train"),
-    }
-    if model.builder:  # its own layers are needed to load the model
-        shutil.copytree(workspace.channel("plan") / SOURCE_FOLDER, workspace.model / SOURCE_FOLDER, dirs_exist_ok=True)
-    (workspace.model / SETTINGS_FILE).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    write_model_folder(job, network)
     history = {"history": progress.history, "chosen_epoch": chosen, "chosen_by": "best" if best else "last"}
     (workspace.output / HISTORY_FILE).write_text(json.dumps(history, indent=1), encoding="utf-8")
     write_result_table(workspace.output / RESULT_FILE, progress.history)

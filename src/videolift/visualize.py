@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from videolift.files import EVALUATION_FILE, HISTORY_FILE, MODEL_FILE
+from videolift.files import ALL_MEMBERS, EVALUATION_FILE, HISTORY_FILE, MODEL_FILE
 from videolift.fonts import families
 from videolift.job import Job
 from videolift.parts import INDEX_FILE, Entry, Pixels, Rows, read_index
@@ -182,7 +182,7 @@ def _file(picture: str, answer: Answer) -> str:
 
 
 def learning_curves(history: dict[str, Any]) -> Figure:
-    """Draw loss and accuracy of the training and the validation set against the epoch."""
+    """Draw loss and accuracy of the training and the validation set against the epoch, or an ensemble's members."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     epochs = range(1, len(history["history"]) + 1)
     for axis, key in zip(axes, ("loss", "accuracy"), strict=True):
@@ -190,15 +190,18 @@ def learning_curves(history: dict[str, Any]) -> Figure:
             values = [metrics.get(name) for metrics in history["history"]]
             if None not in values:
                 axis.plot(epochs, values, marker=".", label=label)
-        axis.axvline(
-            history["chosen_epoch"], color="gray", linestyle=":", label=f"epoch taken ({history['chosen_by']})"
-        )
-        axis.set_xlabel("epoch")
+        if history["chosen_by"] == ALL_MEMBERS:
+            axis.set_xlabel("members averaged")
+        else:
+            taken = f"epoch taken ({history['chosen_by']})"
+            axis.axvline(history["chosen_epoch"], color="gray", linestyle=":", label=taken)
+            axis.set_xlabel("epoch")
         axis.set_ylabel(key)
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[1].set_ylim(0, 1.02)
-    axes[0].legend()
+    if axes[0].lines:
+        axes[0].legend()
     return figure
 
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from launchers import schema
 from launchers.compose import CONF, Sources, check, compose
-from launchers.config import Action, Backend, Config, Resources, Tracking, drawn, problems
+from launchers.config import Action, Backend, Config, Tracking, TrainJob, drawn, problems
 from launchers.help import ACTIONS, GROUPS, SETTINGS, help_text
 from launchers.overrides import mistakes
 from videolift.errors import ConfigError
@@ -161,7 +161,7 @@ WRONG = {
     "backend.name: there is no backend 'cloud', there are local, sagemaker-local, sagemaker-remote": Config(
         backend=Backend(name="cloud")
     ),
-    "backend.train.instance_count: must be at least 1, got 0": Config(backend=Backend(train=Resources(0))),
+    "backend.train.instance_count: must be at least 1, got 0": Config(backend=Backend(train=TrainJob(0))),
     "backend.grace_s: must be at least 0 seconds, got -1": Config(backend=Backend(grace_s=-1)),
     "tracking.timeout_s: must be above 0 seconds, got 0": Config(tracking=Tracking(timeout_s=0)),
     "tracking.experiment: is empty; give it a value or leave it out": Config(tracking=Tracking(experiment="")),
