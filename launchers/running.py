@@ -323,9 +323,12 @@ class Run:
             job = backend.submit(prepared, self._console)
         except LostTouch as error:
             raise _detached(error, come_back) from error
-        with self._closing(job, come_back), JobDisplay(
-            self._console, [s.name for s in job.stages], bars=not self._beside_others(waiting[0][0])
-        ) as display:
+        with (
+            self._closing(job, come_back),
+            JobDisplay(
+                self._console, [s.name for s in job.stages], bars=not self._beside_others(waiting[0][0])
+            ) as display,
+        ):
             if job.lasting and not config.backend.wait:
                 raise Detached(f"the job was submitted and goes on; come back with: {come_back}")
             try:

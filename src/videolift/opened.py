@@ -66,6 +66,7 @@ class Opened:
             layer.dtype_policy = "float32"
         self.clip = keras.Input(network.input_shape[1:], dtype="float32", name="pixels")
         self.answers: dict[str, Answer] = {}
+        self._names: dict[int, str] = {}  # that layers came with
         probabilities = self._traced(network, self.clip, "")
         last = next((a for a in reversed(self.answers.values()) if a.tensor is probabilities), None)
         self.scores, self.has_softmax = probabilities, False
@@ -77,9 +78,11 @@ class Opened:
 
     def _traced(self, network: keras.Model, x: Any, prefix: str) -> Any:
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-            name = f"{prefix}{layer.name}"
+            name = f"{prefix}{self._names.setdefault(id(layer), layer.name)}"
             if isinstance(layer, keras.Model):
                 return self._traced(layer, args[0], f"{name}/")
+            if prefix:  # two models in one may have layers of the same name, which Keras refuses in one graph
+                layer.name = name.replace("/", "_")
             tensor = layer(*args, **kwargs)
             if isinstance(layer, layers.Layer) and isinstance(tensor, keras.KerasTensor):
                 self.answers[name] = Answer(name, layer, args[0] if args else None, tensor)
