@@ -341,7 +341,7 @@ class RemoteBackend:
             rows = [("upload", "bytes", "to"), *map(self._described, order.sendings)]
             described.append(
                 Described(
-                    f"Create{state.WORDS[order.kind]}",
+                    f"Create{state.WORDS[order.kind]}{_of_member(group[0])}",
                     rows,
                     requests.shown(json.dumps(order.request, indent=1, ensure_ascii=False)),
                 )
@@ -357,6 +357,10 @@ class RemoteBackend:
             return sending.what, f"{megabytes(self._transfer.plan(sending).bytes_to_send)} of {total}", there
         except AwsError as error:  # a bucket that is not there yet, for one
             return sending.what, f"at most {total} ({error})", there
+
+
+def _of_member(stage: Stage) -> str:
+    return f" of {stage.name}" if stage.name != stage.plan.stage else ""
 
 
 def _described_cost(estimate: Estimate) -> Described:

@@ -14,7 +14,9 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.models import millions, multiply_adds, row, sizes
+from videolift.ensemble import average
 from videolift.models import build
+from videolift.opened import Opened
 from videolift.settings import LOSSES, MODELS, OPTIMIZERS, ORIGINALS, Model
 from videolift.train import compile_network
 
@@ -239,6 +241,28 @@ def test_parameters_and_multiply_adds_are_those_counted_by_hand(name: str) -> No
     assert (
         f"# 10x32x32 gray, 6 classes: {parameters:,} parameters, {millions(MULTIPLY_ADDS[name])} multiply-adds" in head
     )
+
+
+def test_an_ensemble_has_the_sizes_of_its_members() -> None:
+    head = (ROOT / "conf/model/ensemble.yaml").read_text(encoding="utf-8")
+    parameters, multiply_adds = 10 * build(Model(), SHAPE, DEMO_CLASSES).count_params(), 10 * MULTIPLY_ADDS["cnn3d"]
+    assert f"{parameters:,} parameters, {multiply_adds / 1e6:,.1f} million multiply-adds" in head
+
+
+@pytest.mark.parametrize("name", ["cnn3d", "mobile_causal"])
+@pytest.mark.usefixtures("bfloat16")
+def test_an_ensemble_is_one_saved_model_that_gives_the_mean_of_its_members(name: str, tmp_path: Path) -> None:
+    members = [build(Model(name=name), SMALL, 3) for _ in range(3)]
+    clips = np.random.default_rng(0).integers(0, 256, (4, *SMALL), np.uint8)
+    mean = np.mean([member(clips) for member in members], axis=0)
+    average(members).save(tmp_path / "model.keras")
+    keras.mixed_precision.set_global_policy("float32")  # the members keep theirs
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_allclose(loaded(clips), mean, rtol=1e-6)
+    assert (loaded.output.dtype, loaded.count_params()) == ("float32", sum(m.count_params() for m in members))
+    opened = Opened(loaded)  # whose layers have the same names in every member
+    assert opened.answer(None).name.startswith("member_3/conv3d")
+    assert opened.until(opened.scores).output_shape == (None, 3)
 
 
 @pytest.mark.parametrize("name", MODELS)

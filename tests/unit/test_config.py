@@ -12,7 +12,7 @@ from launchers.config import Action, Backend, Config, Tracking, TrainJob, drawn,
 from launchers.help import ACTIONS, GROUPS, SETTINGS, help_text
 from launchers.overrides import mistakes
 from videolift.errors import ConfigError
-from videolift.settings import PICTURES, Data, Reader, Sampling, Source, Split, Visualize
+from videolift.settings import PICTURES, Data, Model, Reader, Sampling, Source, Split, Visualize
 
 FILES = sorted(CONF.rglob("*.yaml"))
 CHOICES = [(path.parent.name, path.stem) for path in FILES if path.parent != CONF]
@@ -162,6 +162,11 @@ WRONG = {
         backend=Backend(name="cloud")
     ),
     "backend.train.instance_count: must be at least 1, got 0": Config(backend=Backend(train=TrainJob(0))),
+    "backend.train.parallel: must be at least 1, got 0": Config(backend=Backend(train=TrainJob(parallel=0))),
+    "model.members: must be at least 1, got 0": Config(model=Model(members=0)),
+    "seed: must be from 0 to 4294967286, got 4294967287": Config(model=Model(members=10), seed=2**32 - 9),
+    "model.members: at most 16 on SageMaker, got 17: what puts them together has a channel a member, and a training "
+    "job has 20 at most": Config(model=Model(members=17), backend=Backend(name="sagemaker-remote")),
     "backend.grace_s: must be at least 0 seconds, got -1": Config(backend=Backend(grace_s=-1)),
     "tracking.timeout_s: must be above 0 seconds, got 0": Config(tracking=Tracking(timeout_s=0)),
     "tracking.experiment: is empty; give it a value or leave it out": Config(tracking=Tracking(experiment="")),

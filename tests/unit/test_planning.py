@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from launchers.config import Config
-from launchers.planning import OwnStages, plan_stages
+from launchers.cache import Cache
+from launchers.config import Backend, Config, TrainJob
+from launchers.planning import OwnStages, in_jobs, inputs_of, place_of, plan_stages, prepare_stage, to_compute
 from videolift.errors import ConfigError
 from videolift.manifest import Clip, Manifest
 from videolift.provenance import imported_modules, library_versions
@@ -139,3 +140,81 @@ def test_a_stages_source_is_all_that_it_imports_and_no_more() -> None:
     assert {"video", "sampling", "parts", "settings"} <= imported_modules("preprocess")
     assert not {"train", "models", "evaluate", "visualize"} & imported_modules("preprocess")
     assert not {"video", "sampling"} & imported_modules("train")
+
+
+def ensemble(members: int, seed: int = 0, hosts: int = 1, **stages: list[str]) -> Config:
+    backend = Backend(train=TrainJob(instance_count=hosts))
+    return Config(model=Model(members=members), seed=seed, backend=backend, **stages)
+
+
+def test_a_member_of_an_ensemble_is_what_a_training_with_its_seed_alone_would_be() -> None:
+    whole = ids(ensemble(3, seed=7))
+    assert list(whole) == ["preprocess", "train-1", "train-2", "train-3", "train", "evaluate", "visualize"]
+    for number in (1, 2, 3):
+        assert whole[f"train-{number}"] == ids(Config(seed=6 + number))["train"]
+    larger = ids(ensemble(5, seed=7))
+    assert {name: larger[name] for name in ("train-1", "train-2", "train-3")}.items() <= whole.items()
+    assert larger["train"] != whole["train"] != ids(Config(seed=7))["train"]
+    assert larger["evaluate"] != whole["evaluate"]
+    assert ids(ensemble(1, seed=7)) == ids(Config(seed=7))
+
+
+def test_members_train_on_all_hosts_and_are_put_together_on_one() -> None:
+    planned = plan_stages(ensemble(2, hosts=3), MANIFEST, Precision.float32, library_versions)
+    assert {name: len(stage.hosts) for name, stage in planned.items()} == {
+        **dict.fromkeys(planned, 1),
+        "train-1": 3,
+        "train-2": 3,
+    }
+    assert (planned["train-2"].plan.seed, planned["train-2"].plan.model.members) == (1, 1)
+    assert (planned["train"].plan.seed, planned["train"].plan.model.members) == (0, 2)
+
+
+def test_the_settings_of_an_ensemble_are_in_its_id_by_those_of_its_members() -> None:
+    changed = ensemble(2)
+    changed.model.epoch = 3
+    assert ids(changed)["train"] != ids(ensemble(2))["train"]
+
+
+class TwoJobs:
+    """Divides stages as a backend does."""
+
+    def jobs(self, stages: list[str]) -> list[list[str]]:
+        return [group for group in (stages[:1], stages[1:]) if group]
+
+
+def test_every_member_has_a_job_of_its_own_before_that_of_the_whole(tmp_path: Path) -> None:
+    planned = plan_stages(ensemble(2), MANIFEST, Precision.float32, library_versions)
+    jobs = [[one.name for one in job] for job in in_jobs(list(planned.values()), TwoJobs())]  # type: ignore[arg-type]
+    assert jobs == [["preprocess"], ["train-1"], ["train-2"], ["train", "evaluate", "visualize"]]
+    inputs = inputs_of(planned, "train", jobs[-1], Cache(tmp_path))
+    stage = prepare_stage(planned["train"], tmp_path / "train", MANIFEST, Config().data, inputs)
+    folders = {name: folder.relative_to(tmp_path).parts[0] for name, folder in stage.channels.items()}
+    assert {**folders, "plan": ""} == {
+        "plan": "",
+        "arrays": planned["preprocess"].id,
+        "member_1": planned["train-1"].id,
+        "member_2": planned["train-2"].id,
+    }
+    member = prepare_stage(planned["train-2"], tmp_path / "2", MANIFEST, Config().data, {})
+    assert (member.name, member.plan.stage) == ("train-2", "train")
+
+
+def test_of_a_finished_ensemble_no_member_has_to_be_computed() -> None:
+    planned = plan_stages(ensemble(2), MANIFEST, Precision.float32, library_versions)
+    wanted = ["preprocess", "train", "evaluate"]
+    names = [one.name for one in to_compute(planned, wanted, {"preprocess", "train-1"})]
+    assert names == ["train-2", "train", "evaluate"]
+    assert [one.name for one in to_compute(planned, wanted, {"preprocess", "train"})] == ["evaluate"]
+
+
+def test_further_stages_of_a_finished_ensemble_need_no_members() -> None:
+    own = OwnStages({"preprocess": "preprocess-1", "train": "train-1"}, {})
+    config = replace(ensemble(3), stages=["evaluate"])
+    planned = plan_stages(config, MANIFEST, Precision.float32, library_versions, own)
+    assert list(planned) == ["preprocess", "train", "evaluate"]
+
+
+def test_stages_of_a_run_are_sorted_with_members_first() -> None:
+    names = ["evaluate", "train", "train-10", "preprocess", "train-2"]
+    assert sorted(names, key=place_of) == ["preprocess", "train-2", "train-10", "train", "evaluate"]

@@ -20,17 +20,17 @@ import pytest
 
 from launchers.base import Stage
 from launchers.cache import Cache
-from launchers.config import Backend, Config, Mode, PreprocessJob, TrainJob
+from launchers.config import MAX_MEMBERS, Backend, Config, Mode, PreprocessJob, TrainJob
 from launchers.emulator.answers import ServiceError
 from launchers.emulator.validation import validate
-from launchers.planning import NEEDS, plan_stages, prepare_stage
+from launchers.planning import in_jobs, inputs_of, plan_stages, prepare_stage
 from launchers.remote import partition
 from launchers.remote.backend import RemoteBackend
 from launchers.remote.orders import Order, job_name, make_order
 from launchers.remote.s3 import Location
 from launchers.remote.site import Site
 from videolift.manifest import make_manifest
-from videolift.settings import Data, Precision, Source
+from videolift.settings import Data, Model, Precision, Source
 from videolift.workspace import Kind
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -107,12 +107,11 @@ def stages_of(config: Config, folder: Path) -> tuple[RemoteBackend, list[Stage]]
     backend = RemoteBackend(config, Cache(folder / "cache"))
     manifest = make_manifest(config.data, config.seed)
     planned = plan_stages(config, manifest, Precision.float32, backend.libraries)
-    ids = {name: one.id for name, one in planned.items()}
     stages = []
-    for names in backend.jobs(list(planned)):
-        for name in names:
-            inputs = {need: folder / "cache" / ids[need] for need in NEEDS[name] if need not in names}
-            stages.append(prepare_stage(planned[name], folder / ids[name], manifest, config.data, inputs))
+    for job in in_jobs(list(planned.values()), backend):
+        for one in job:
+            inputs = inputs_of(planned, one.name, [other.name for other in job], Cache(folder / "cache"))
+            stages.append(prepare_stage(one, folder / one.id, manifest, config.data, inputs))
     return backend, stages
 
 
@@ -127,7 +126,7 @@ def order_for(
 ) -> Order:
     config = replace(config, backend=replace(config.backend, region=region))
     _, stages = stages_of(config, folder)
-    group = [stage for stage in stages if stage.kind is kind]
+    group = [stage for stage in stages if stage.kind is kind and stage.name == stage.plan.stage]
     role = partition.role_arn(region, ACCOUNT, "service-role/videolift-job")
     site = Site(region, ACCOUNT, role, partition.default_bucket(region, ACCOUNT), "videolift")
     name = job_name(group, "TIME")
@@ -247,6 +246,19 @@ def test_our_own_image_brings_everything_and_needs_no_script_of_the_sdk(config: 
     assert [sending.what for sending in order.sendings] == ["the plan"]
     assert {channel["ChannelName"] for channel in order.request["InputDataConfig"]} == {"plan", "arrays"}
     assert order.request["AlgorithmSpecification"].keys() == {"TrainingImage", "TrainingInputMode", "MetricDefinitions"}
+
+
+def test_a_job_takes_as_many_members_of_an_ensemble_as_are_allowed(config: Config, tmp_path: Path) -> None:
+    settings = replace(config.backend, train=TrainJob(mode=Mode.byos))
+    config = replace(config, model=Model(members=MAX_MEMBERS), backend=settings)
+    order = order_for(config, Kind.training, "us-east-1", tmp_path)
+    validate("CreateTrainingJob", order.request)
+    places = {c["ChannelName"]: c["DataSource"]["S3DataSource"]["S3Uri"] for c in order.request["InputDataConfig"]}
+    members = [f"member_{number}" for number in range(1, MAX_MEMBERS + 1)]
+    assert places.keys() == {"plan", "arrays", "code", "sm_drivers", *members}
+    assert len(places) == 20  # Array Members of InputDataConfig in the SageMaker API reference
+    assert re.search(r"/cache/train-[0-9a-f]{16}/hosts/algo-1/model/$", places["member_16"])
+    assert len({places[name] for name in members}) == MAX_MEMBERS
 
 
 def test_every_channel_that_is_sent_is_where_its_files_go(config: Config, tmp_path: Path) -> None:
