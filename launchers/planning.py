@@ -16,7 +16,6 @@ from launchers.base import Backend, Dealt, Stage, host_names
 from launchers.cache import Cache, StageFolder
 from launchers.config import PREDICT, Config
 from launchers.records import stage_of
-from launchers.script_settings import ARRAYS
 from videolift.errors import ConfigError
 from videolift.listing import root_of
 from videolift.manifest import Manifest
@@ -132,7 +131,8 @@ def plan_stages(
             system_interval_s=config.tracking.sampled_every_s,
         )
         hosts = host_names(_host_count(stage, settings))
-        planned[name] = PlannedStage(name, ids[name], plan, hosts, builder if stage in OF_THE_NETWORK else {}, needs=needs)
+        source = builder if stage in OF_THE_NETWORK else {}
+        planned[name] = PlannedStage(name, ids[name], plan, hosts, source, needs=needs)
     return planned
 
 
@@ -345,7 +345,10 @@ def refuse_missing_inputs(
     """Raise ConfigError where a stage that is wanted needs one that is neither wanted nor finished."""
     finished = finished_stages(planned, cache, backend)
     missing = {
-        need: name for name in wanted for need in planned[name].needs if stage_of(need) not in wanted and need not in finished
+        need: name
+        for name in wanted
+        for need in planned[name].needs
+        if stage_of(need) not in wanted and need not in finished
     }
     if missing:
         lines = [

@@ -155,7 +155,7 @@ BAD = {
     "experimnt=demo_quick": "there is no setting experimnt; did you mean experiment? (conf/experiment/)",
     "backend.train.foo=1": "there is no setting backend.train.foo; backend.train has instance_count, mode, "
     "image, base_image, memory, cpus, "
-    "instance_type, volume_gb, max_run_s, spot, max_wait_s, checkpoints, keep_alive_s, framework_version "
+    "instance_type, volume_gb, max_run_s, parallel, spot, max_wait_s, checkpoints, keep_alive_s, framework_version "
     "(launchers/config.py)",
     "tags.a.b=1": "there is no setting tags.a.b; the top level has action, run, stages, outputs, seed, name, tags, "
     "backend, data, preprocess, model, augment, predict, visualize, script, tracking, sweep (launchers/config.py)",

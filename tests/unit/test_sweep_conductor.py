@@ -25,7 +25,7 @@ WAIT_S = 10.0
 
 def ready(number: int, **stages: str) -> Ready:
     """Return a child of some stages, name=id."""
-    planned = {name: SimpleNamespace(name=name, id=stage) for name, stage in stages.items()}
+    planned = {name: SimpleNamespace(stage=name, id=stage) for name, stage in stages.items()}
     prepared = SimpleNamespace(config=SimpleNamespace(stages=list(stages)), planned=planned)
     return Ready(Child(number, f"seed={number}", {"seed": str(number)}, str(number), []), cast(Prepared, prepared))
 
