@@ -25,6 +25,7 @@ NEEDS = {
     ("data", "npz"): ["data.npz=d.npz"],
     ("experiment", "ucf101_10"): ["data.root=v"],
     ("experiment", "ucf101_101"): ["data.root=v"],
+    ("experiment", "ucf101_ensemble"): ["data.root=v"],
     ("experiment", "my_videos"): ["data.root=v"],
     ("experiment", "article"): ["data.root=v"],
 }

@@ -11,7 +11,7 @@ from launchers.sweeps.space import Choices, FloatRange
 from videolift.errors import ConfigError
 from videolift.settings import MODELS as NAMES
 
-MODELS = ", ".join(sorted(NAMES))  # as an error lists them
+MODELS = ", ".join(sorted([*NAMES, "ensemble"]))  # as an error lists them
 TYPED = [
     "/数据/视频 (1)/[x]",
     "it's",
