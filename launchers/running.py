@@ -166,7 +166,7 @@ class Run:
         return [one for one in wanted if not (one.is_member and is_finished and not self._cache.finished(one.id))]
 
     def _say_failed(self, error: BaseException, others: int) -> None:
-        if others and isinstance(error, VideoliftError):
+        if others and isinstance(error, VideoliftError) and not isinstance(error, Stopped):
             what = f"{others} that run are" if others > 1 else "one that runs is"
             self._console.print(f"{error}\nno other member begins; {what} waited for, and kept", soft_wrap=True)
 

@@ -39,7 +39,7 @@ def run_side_by_side(works: Sequence[Work], at_once: int, failed: Callable[[Base
     way are waited for.
 
     Args:
-        failed: is told the first failure, and how many others are on their way.
+        failed: is told what ended the first one early, and how many others are on their way.
 
     Raises:
         whatever the first one has failed with; Detached, where something goes on without us.

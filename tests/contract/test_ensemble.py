@@ -18,7 +18,8 @@ def test_members_train_side_by_side_are_found_again_and_averaged(
     tmp_path: Path, quick: list[str], backend: str
 ) -> None:
     settings = [*quick, "model=ensemble", "model.name=cnn2d", "seed=5", "stages=[preprocess,train,evaluate]"]
-    settings.remove("tracking=none")
+    if backend == "local":
+        settings.remove("tracking=none")
     ended = runs.run(*settings, "model.members=2", "backend.train.parallel=2", cwd=tmp_path)
     (record,) = runs.records(tmp_path)
     assert [stage["name"] for stage in record["stages"]] == ["preprocess", "train-1", "train-2", "train", "evaluate"]
