@@ -24,7 +24,7 @@ def test_members_train_side_by_side_are_found_again_and_averaged(
     (record,) = runs.records(tmp_path)
     assert [stage["name"] for stage in record["stages"]] == ["preprocess", "train-1", "train-2", "train", "evaluate"]
     first, second = (runs.stage(record, name) for name in ("train-1", "train-2"))
-    assert first["started"] < second["started"] < first["ended"]
+    assert max(first["started"], second["started"]) < min(first["ended"], second["ended"])
     assert "members        2" in ended.out
     # Alone, the first one is the same training.
     runs.run(*settings, "model.members=1", "stages=[train]", "tracking=none", cwd=tmp_path)
