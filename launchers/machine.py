@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
+from videolift.gpus import gpus
 from videolift.settings import Precision
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -37,12 +36,7 @@ def has_cuda_libraries() -> bool:
 
 def _gpu_capability() -> float | None:
     """Return the lowest CUDA compute capability of this machine's GPUs, None where it has none."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    query = ("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
-    lines = answer.stdout.split() if answer.returncode == 0 else []
-    return min((float(line) for line in lines), default=None)
+    return min((float(cell) for (cell,) in gpus("compute_cap")), default=None)
 
 
 def thread_variables(count: int | None) -> dict[str, str]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from videolift.errors import Stopped, VideoliftError
 from videolift.events import PREFIX
 from videolift.files import SCRIPT_LOG
+from videolift.gpus import gpus
 from videolift.job import Job, die_with
 from videolift.plan import SOURCE_FOLDER
 from videolift.script_arguments import filled, hyperparameters, words_of
@@ -125,19 +126,10 @@ def variables(job: Job, work: Path, words: Sequence[str]) -> dict[str, str]:
         "SM_HOSTS": json.dumps(list(space.hosts)),
         "SM_RESOURCE_CONFIG": json.dumps(resources),
         "SM_NUM_CPUS": str(os.cpu_count() or 1),
-        "SM_NUM_GPUS": str(_gpus()),
+        "SM_NUM_GPUS": str(len(gpus("index"))),
         "SM_CHANNELS": json.dumps(list(channels)),
         **{f"SM_CHANNEL_{name.upper()}": folder for name, folder in channels.items()},
     }
-
-
-def _gpus() -> int:
-    if shutil.which("nvidia-smi") is None:
-        return 0
-    with suppress(subprocess.TimeoutExpired):
-        answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=False)
-        return answer.stdout.count("GPU ") if answer.returncode == 0 else 0
-    return 0
 
 
 @dataclass(frozen=True)

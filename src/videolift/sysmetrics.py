@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
 
+from videolift.gpus import gpus
 from videolift.job import Job
 
-GPU_QUERY = ("nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits")
+MB_A_MIB = 2**20 / 1e6
+GPU_METRICS = ("utilization_percentage", "memory_usage_megabytes")
 
 
 @contextmanager
@@ -53,18 +53,8 @@ def read_machine() -> dict[str, float]:
         "system_memory_usage_megabytes": (memory.total - memory.available) / 1e6,
         "system_memory_usage_percentage": memory.percent,
     }
-    for number, line in enumerate(_gpu_lines()):
-        for key, cell in zip(("utilization_percentage", "memory_usage_megabytes"), line.split(","), strict=False):
-            if cell.strip().isdigit():  # "[N/A]" on a partitioned GPU
-                values[f"gpu_{number}_{key}"] = float(cell)
+    for number, cells in enumerate(gpus("utilization.gpu", "memory.used")):
+        for key, factor, cell in zip(GPU_METRICS, (1.0, MB_A_MIB), cells, strict=True):
+            if cell.isdigit():  # "[N/A]" on a partitioned GPU
+                values[f"gpu_{number}_{key}"] = float(cell) * factor
     return values
-
-
-def _gpu_lines() -> list[str]:
-    if shutil.which(GPU_QUERY[0]) is None:
-        return []
-    try:
-        answer = subprocess.run(GPU_QUERY, capture_output=True, text=True, timeout=10, check=False)
-    except subprocess.TimeoutExpired:  # a busy driver: this sample goes without
-        return []
-    return answer.stdout.splitlines() if answer.returncode == 0 else []
