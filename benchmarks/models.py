@@ -4,7 +4,8 @@
     python -m benchmarks.models ../shared/data/motion6 ../shared/data/surveillance --seeds 0 1 2 -- model.epoch=30
 
 Every model is trained on every UCF-style folder with every seed and tested on official list 1; what follows ``--`` goes
-to run.py, the same for all. The test split is read once a training, at its end.
+to run.py, the same for all. The test split is read once a training, at its end. ``ensemble`` averages networks of
+``cnn3d``; no two of its seeds share a member.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from videolift.parts import frame_shape
 from videolift.settings import MODELS, Model, Preprocess
 
 CLASSES = 6  # of the demo data, and of motion6
+ENSEMBLE, MEMBERS = "ensemble", 3
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
@@ -37,7 +39,7 @@ SIZES = ["model", "parameters", "multiply-adds a clip"]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, help="UCF-style data sets with official lists")
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--models", nargs="+", default=[*MODELS, ENSEMBLE], choices=[*MODELS, ENSEMBLE])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     argv = [*sys.argv[1:], "--"]
@@ -52,15 +54,23 @@ def main() -> int:
 
 def sizes(name: str) -> list[str]:
     """Return a model's name, number of parameters and of multiply-adds, for clips of 10 gray frames of 32x32 pixels."""
-    network = build(Model(name=name), frame_shape(Preprocess()), CLASSES)
+    shape = frame_shape(Preprocess())
+    if name == ENSEMBLE:
+        member = build(Model(), shape, CLASSES)
+        parameters, products = MEMBERS * member.count_params(), MEMBERS * multiply_adds(member)
+        return [f"`{name}` of {MEMBERS} `{Model().name}`", f"{parameters:,}", millions(products)]
+    network = build(Model(name=name), shape, CLASSES)
     return [f"`{name}`", f"{network.count_params():,}", millions(multiply_adds(network))]
 
 
 def accuracy(asked: argparse.Namespace, name: str, folder: Path) -> str:
     """Train with every seed, and return mean and standard deviation of the accuracy on whole test videos."""
-    one = argparse.Namespace(folder=folder, list=asked.list, outputs=asked.outputs, settings=asked.settings)
+    settings, apart = asked.settings, 1
+    if name == ENSEMBLE:  # a member has the next seed
+        settings, apart = [f"model.members={MEMBERS}", *settings], MEMBERS
+    one = argparse.Namespace(folder=folder, list=asked.list, outputs=asked.outputs, settings=settings)
     with contextlib.redirect_stdout(sys.stderr):
-        found = [measure(one, name, seed) for seed in asked.seeds]
+        found = [measure(one, name, seed * apart) for seed in asked.seeds]
     spread = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
     return f"{statistics.mean(found):.3f}{spread}"
 
@@ -70,7 +80,7 @@ def row(cells: list[str]) -> str:
 
 
 def millions(count: int) -> str:
-    return f"{count / 1e6:.1f} million"
+    return f"{count / 1e6:,.1f} million"
 
 
 def multiply_adds(network: keras.Model) -> int:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from launchers.base import Backend
 from launchers.cache import Cache, StageFolder
 from launchers.config import Config
+from launchers.layers import refuse_missing_layers
 from launchers.outputs import Outputs
 from launchers.planning import KINDS, NEEDS, OwnStages, PlannedStage, plan_stages, planned_names
 from launchers.preparing import Prepared, find_backend
 from launchers.records import RunRecord, Status
+from videolift.files import MODEL_FILE
 from videolift.manifest import Manifest
 from videolift.plan import MANIFEST_FILE, SOURCE_FOLDER, read_plan
 
@@ -28,7 +30,7 @@ def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared | No
     """Plan the stages that are wanted after those that the run has finished; None where these are not all here.
 
     Raises:
-        ConfigError: if the backend cannot run the stages.
+        ConfigError: if the backend cannot run the stages, or the model lacks what pictures are wanted of.
     """
     own = _own_stages(outputs.run(str(config.run)).load(), config, outputs.cache)
     if own is None:
@@ -36,6 +38,9 @@ def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared | No
     orders = _orders(outputs.cache, own.ids["train"])
     # As it was trained: what is chosen by the machine, as precision is, is settled there.
     config = replace(config, model=read_plan(orders).model)
+    if "visualize" in config.stages:
+        trained = StageFolder(outputs.cache.path(own.ids["train"]), KINDS["train"]).first
+        refuse_missing_layers(config.visualize, trained.model / MODEL_FILE)
     manifest = Manifest.from_json((orders / MANIFEST_FILE).read_text(encoding="utf-8"))
     stages = planned_names(config.stages)
     backend = find_backend(config, outputs, stages)

@@ -106,8 +106,12 @@ def test_visualize_again_works_on_a_finished_run(demo: Path, tmp_path: Path) -> 
     subprocess.run([sys.executable, str(DRAWN), str(demo / "outputs"), str(tmp_path)], check=True)
     assert {f.name for f in tmp_path.iterdir()} == {"gradcam.png", "maximize.gif", "embedding.png"}
     before = runs.records(demo)[0]
-    wrong = runs.run("stages=[visualize]", f"run={record['id']}", "visualize.layer=conv", cwd=demo, code=2)
+    again = ("stages=[visualize]", f"run={record['id']}")
+    wrong = runs.run(*again, "visualize.layer=conv", cwd=demo, code=2)
     assert "visualize.layer: the model has no layer 'conv'; it has" in wrong.err and "conv3d_3 (64)" in wrong.err
+    assert "goes on" not in wrong.out  # it is told before a job begins
+    wrong = runs.run(*again, "visualize.units=[64]", cwd=demo, code=2)
+    assert "visualize.units: conv3d_3 has 64 units" in wrong.err and "is left as it was" in wrong.out
     run = recorded(demo)[0]
     assert runs.records(demo)[0] == before and run.info.status == "FINISHED"
     assert run.data.tags["videolift.stage.visualize"] == runs.stage(before, "visualize")["id"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -14,10 +15,12 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.models import millions, multiply_adds, row, sizes
+from launchers.layers import layers_of, refuse_missing_layers
 from videolift.ensemble import average
+from videolift.errors import ConfigError
 from videolift.models import build
 from videolift.opened import Opened
-from videolift.settings import LOSSES, MODELS, OPTIMIZERS, ORIGINALS, Model
+from videolift.settings import LOSSES, MODELS, OPTIMIZERS, ORIGINALS, Model, Visualize
 from videolift.train import compile_network
 
 ROOT = Path(__file__).parents[2]
@@ -266,6 +269,41 @@ def test_an_ensemble_is_one_saved_model_that_gives_the_mean_of_its_members(name:
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_layers_are_known_without_keras(name: str, tmp_path: Path) -> None:
+    network = build(Model(name=name), SMALL, 3)
+    each_frame = keras.layers.TimeDistributed(keras.layers.Conv2D(5, 3), name="each")
+    inner = keras.Sequential([keras.Input(SMALL), each_frame], name="inner")
+    clip = keras.Input(SMALL, dtype="uint8")
+    flat = keras.layers.Flatten()(inner(clip))
+    average([network, keras.Model(clip, keras.layers.Dense(3)(flat))]).save(tmp_path / "model.keras")
+    found = layers_of(tmp_path / "model.keras")
+    answers = Opened(keras.saving.load_model(tmp_path / "model.keras", compile=False)).answers
+    assert found.keys() == answers.keys()
+    assert found["member_2/inner/each"] == 5
+    assert all(units in (None, answers[name].units) for name, units in found.items())
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (
+            Visualize(layer="conv"),
+            "visualize.layer: the model has no layer 'conv'; it has, with their units, rescaling",
+        ),
+        (
+            Visualize(layer="class", units=[0, 2, 7]),
+            "visualize.units: class has 2 units, counted from 0; there is no 2, 7",
+        ),
+    ],
+)
+def test_what_a_saved_model_lacks_is_refused(asked: Visualize, told: str, tmp_path: Path) -> None:
+    build(Model(), SMALL, 2).save(tmp_path / "model.keras")
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        refuse_missing_layers(asked, tmp_path / "model.keras")
+    refuse_missing_layers(Visualize(layer="class", units=[1]), tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize("name", [*MODELS, "ensemble"])
 def test_the_sizes_that_the_document_shows_are_those_that_are_printed(name: str) -> None:
     assert row(sizes(name)).removesuffix(" |") in (ROOT / "docs/models.md").read_text(encoding="utf-8")
 

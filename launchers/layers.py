@@ -1,0 +1,57 @@
+"""The layers of a saved Keras model, read without Keras: what has no such layer is told before a job begins."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from videolift.errors import ConfigError
+from videolift.settings import Visualize
+
+CONFIG = "config.json"  # in a .keras file, by keras.saving
+OPERATIONS = "keras.src.ops."  # functions like keras.ops.reshape, which are in a model's graph but are no layers of it
+WIDTHS = ("filters", "units")  # keys of a layer's configuration that tell how many units it has
+
+
+def layers_of(model: Path) -> dict[str, int | None]:
+    """Return the names of a saved model's layers, and of those in models inside of it as ``inner/conv3d``.
+
+    Returns:
+        Name -> number of units; None where that follows from what the layer is given; empty for a model with a call()
+        of its own, whose layers only its own source knows.
+    """
+    with zipfile.ZipFile(model) as saved:
+        return dict(_layers(json.loads(saved.read(CONFIG)), ""))
+
+
+def refuse_missing_layers(visualize: Visualize, model: Path) -> None:
+    """Raise ConfigError where a saved model lacks the layer or the units that pictures are wanted of."""
+    wanted = visualize.layer
+    layers = layers_of(model) if wanted is not None else {}
+    if wanted is None or not layers:
+        return
+    if wanted not in layers:
+        known = ", ".join(name if units is None else f"{name} ({units})" for name, units in layers.items())
+        raise ConfigError(f"visualize.layer: the model has no layer {wanted!r}; it has, with their units, {known}")
+    units = layers[wanted]
+    beyond = [unit for unit in visualize.units or [] if units is not None and unit >= units]
+    if beyond:
+        missing = ", ".join(map(str, beyond))
+        raise ConfigError(f"visualize.units: {wanted} has {units} units, counted from 0; there is no {missing}")
+
+
+def _layers(model: dict[str, Any], prefix: str) -> Iterator[tuple[str, int | None]]:
+    for layer in model["config"].get("layers", ()):
+        config = layer["config"]
+        name = f"{prefix}{config['name']}"
+        if "layers" in config:
+            yield from _layers(layer, f"{name}/")
+        elif layer["class_name"] != "InputLayer" and not str(layer["module"]).startswith(OPERATIONS):
+            yield name, _units({**config, **config.get("layer", {}).get("config", {})})
+
+
+def _units(config: dict[str, Any]) -> int | None:
+    return next((int(config[key]) for key in WIDTHS if isinstance(config.get(key), int)), None)
