@@ -272,6 +272,27 @@ def test_ctrl_c_leaves_the_job_and_the_printed_command_comes_back(
     assert calls.created() == (0, 1)  # the arrays that were computed here were sent
 
 
+def test_ctrl_c_leaves_the_members_of_an_ensemble_which_are_found_again(
+    with_arrays: Path, recorded: list[str], emulator: Emulator
+) -> None:
+    calls = Calls(emulator)
+    members = ["model.members=2", "backend.train.parallel=2"]
+    client = Client(*recorded, *held(with_arrays), *members, "backend.on_interrupt=detach", cwd=with_arrays)
+    for name in ("train-1", "train-2"):
+        if f"{name}: epoch 2" not in client.out:
+            client.until(f"{name}: epoch 2")
+    client.interrupt()
+    left = client.end()
+    assert left.code == 130
+    assert detached(with_arrays) == ("RUNNING", "RUNNING", "yes")
+    assert [stage["name"] for stage in only_record(with_arrays)["stages"]] == ["preprocess", "train-1", "train-2"]
+    let_go(with_arrays)
+    runs.run(*come_back(left), cwd=with_arrays)
+    assert detached(with_arrays) == ("FINISHED", "FINISHED", "no")
+    assert steps_of(with_arrays, "train-1/loss") == steps_of(with_arrays, "train-2/loss") == [1, 2, 3, 4]
+    assert calls.created() == (0, 3)  # two members, and what puts them together
+
+
 def test_a_second_ctrl_c_stops_the_job(tmp_path: Path, quick: list[str], emulator: Emulator, account: Account) -> None:
     before = jobs(emulator)
     client = Client(*quick, *SLOW, "backend.on_interrupt=detach", cwd=tmp_path)
