@@ -40,7 +40,7 @@ EXCLUDED = (  # never part of a project's source, as names of files or of folder
     *(".git", ".hg", ".svn", "__pycache__", "*.pyc", ".venv", "venv", ".env", ".tox", "node_modules", ".DS_Store"),
     *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", "outputs", "mlruns", "wandb"),
 )
-MAX_FILE, MAX_SOURCE = 50 << 20, 200 << 20  # bytes
+MAX_FILE, MAX_SOURCE = 100 << 20, 200 << 20  # bytes; wheels of what reads videos have 60 MB
 MAX_FILES = 2000
 MAX_OBJECTS = 200_000
 DATA_PLACE = "give it to the script as a channel (script.channels.NAME=FOLDER), or leave it out by script.exclude"
