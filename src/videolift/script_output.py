@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,23 +70,29 @@ class Numbers:
     """Finds metrics in lines: those of Keras's progress bars, and those of regular expressions.
 
     A metric of Keras is of its epoch, as the line ``Epoch 2/5`` says; another one is of the epoch under way, or counted
-    where there is none. An expression may have a second group, called ``step``, that says it.
+    where there is none. Epochs of a second training go on where those of the first one ended. An expression may have a
+    second group, called ``step``, that says it.
 
     Attributes:
-        epoch, epochs: which one is under way and how many there will be, 0 where that is not known.
+        epoch: which one is under way, None where that is not known.
+        epochs: how many there will be, 0 where that is not known.
         in_progress: whether the line read last only tells how far an epoch is.
     """
 
     def __init__(self, patterns: Mapping[str, str]) -> None:
         self._patterns = {key: re.compile(pattern) for key, pattern in patterns.items()}
-        self._counts: dict[str, int] = {}
-        self._steps = 0  # of the bar that is drawn
-        self._ended: set[str] | None = None  # names that the epoch's last line had, once there was one
-        self._last = 0  # epoch that was told of last
+        self._matches = dict.fromkeys(patterns, 0)
+        self._no_numbers: dict[str, str] = {}  # what an expression took for one, first
+        self._counts = dict.fromkeys(patterns, 0)
+        self._bar: _Bar | None = None  # the epoch's last one, once it was full
+        self._alone: _Bar | None = None  # of an epoch without a head, where that came last
+        self._head: int | None = None  # as the last head says
+        self._before = 0  # epochs of earlier trainings
+        self._last: int | None = None  # epoch that began last
         self._evaluations = 0
         self._evaluating = False
         self._told: dict[tuple[str, int], str] = {}
-        self.epoch = 0
+        self.epoch: int | None = None
         self.epochs = 0
         self.in_progress = False
 
@@ -97,61 +103,98 @@ class Numbers:
         self._told.update({(metric.key, metric.step): str(metric.value) for metric in fresh})  # nan is not nan
         return fresh
 
+    def unmet(self) -> Iterator[str]:
+        """Yield what is to be said of each expression that found no number, at the end."""
+        for key, count in self._counts.items():
+            if not count and self._matches[key]:
+                often = "once" if self._matches[key] == 1 else f"{self._matches[key]} times"
+                yield f"script.metrics.{key}: matched {often}, but {self._no_numbers[key]!r} is no number"
+            elif not count:
+                yield f"script.metrics.{key}: matched no line of what the script printed"
+
     def _of_keras(self, line: str) -> Iterator[Metric]:
         self.in_progress = False
         if header := EPOCH.fullmatch(line):
-            self.epoch, self.epochs = int(header["epoch"]), int(header["epochs"])
-            self._steps, self._ended, self._evaluating = 0, None, False
+            self._begin(int(header["epoch"]), int(header["epochs"]))
             return
-        bar = STEPS.match(line)
-        if bar is None:
+        match = STEPS.match(line)
+        if match is None:
             return
-        self.in_progress = bar["done"] != bar["total"]
-        values = {match["key"].replace(" ", "_"): float(match["value"]) for match in VALUE.finditer(line)}
+        self.in_progress = match["done"] != match["total"]
+        values = {found["key"].replace(" ", "_"): float(found["value"]) for found in VALUE.finditer(line)}
         if self.in_progress:
-            if self._ended is not None:  # the epoch was over: this is another bar
-                self.epoch, self._ended = 0, None
+            if self._bar is not None:  # the epoch was over: this is another bar
+                self.epoch, self._bar = None, None
             self._evaluating = False
             return
-        if self._ended is not None and not self._goes_on(int(bar["total"]), values):
-            self.epoch, self._ended = 0, None
-        if not self.epoch and self._is_epoch(values):
-            self.epoch = self._last + 1
-        if self.epoch:
-            self._steps, self._ended, self._last = int(bar["total"]), set(values), self.epoch
+        bar = _Bar(int(match["total"]), values)
+        if self._bar is not None and not self._goes_on(self._bar, bar):
+            self.epoch, self._bar = None, None
+        if self.epoch is None and self._is_epoch(bar):
+            self.epoch = self._last = (self._last or 0) + 1
+            self._alone = bar
+        if self.epoch is not None:
+            self._bar = bar
             yield from (Metric(key, value, self.epoch) for key, value in values.items())
         elif values:
             self._evaluations += 0 if self._evaluating else 1
             self._evaluating = True
             yield from (Metric(f"{EVALUATED}{key}", value, self._evaluations) for key, value in values.items())
 
-    def _is_epoch(self, values: Mapping[str, float]) -> bool:
-        """Tell whether a bar without a head is an epoch's: of one epoch alone Keras prints no head."""
-        return _is_validated(values) or not (self._last or self._evaluations)
+    def _begin(self, number: int, total: int) -> None:
+        """Begin the epoch of a head."""
+        earlier = self._head if self._head is not None else (self._last or 0) + 1
+        if self._last is not None and number < earlier:  # another training
+            self._before = self._last + 1 - number
+        self._head, self._bar, self._alone, self._evaluating = number, None, None, False
+        self.epoch = self._last = self._before + number
+        self.epochs = self._before + total
 
-    def _goes_on(self, steps: int, values: Mapping[str, float]) -> bool:
+    def _is_epoch(self, bar: _Bar) -> bool:
+        """Tell whether a bar without a head is an epoch's: of one epoch alone Keras prints no head."""
+        is_first = self._last is None and not self._evaluations
+        again = self._alone is not None and self._alone.is_like(bar)
+        return bar.is_validated or is_first or again
+
+    def _goes_on(self, before: _Bar, bar: _Bar) -> bool:
         """Tell whether a full bar is once more that of the epoch: its last step is drawn before it is validated."""
-        assert self._ended is not None
-        return steps == self._steps and not _is_validated(self._ended) and self._ended <= values.keys()
+        if before.steps != bar.steps or before.is_validated or not before.values.keys() <= bar.values.keys():
+            return False
+        return self._alone is None or bar.is_validated or before.values == bar.values
 
     def _of_patterns(self, line: str) -> Iterator[Metric]:
         for key, pattern in () if self.in_progress else self._patterns.items():
             for match in pattern.finditer(line):
+                self._matches[key] += 1
+                text = match.group(value_group(pattern))
                 try:
-                    value = float(match.group(value_group(pattern)))
+                    value = float(text)
                 except (TypeError, ValueError):  # the expression takes in more than a number
+                    self._no_numbers.setdefault(key, str(text))
                     continue
-                self._counts[key] = self._counts.get(key, 0) + 1
-                yield Metric(key, value, self._step_of(match) or self.epoch or self._counts[key])
-
-    @staticmethod
-    def _step_of(match: re.Match[str]) -> int | None:
-        step = match.groupdict().get("step")
-        return int(step) if step is not None and step.isdecimal() else None
+                self._counts[key] += 1
+                said = (_step_of(match), self.epoch, self._counts[key])
+                yield Metric(key, value, next(step for step in said if step is not None))
 
 
-def _is_validated(keys: Iterable[str]) -> bool:
-    return any(key.startswith("val_") for key in keys)
+@dataclass(frozen=True)
+class _Bar:
+    """A full progress bar of Keras."""
+
+    steps: int
+    values: Mapping[str, float]
+
+    @property
+    def is_validated(self) -> bool:
+        return any(key.startswith("val_") for key in self.values)
+
+    def is_like(self, other: _Bar) -> bool:
+        return self.steps == other.steps and self.values.keys() == other.values.keys()
+
+
+def _step_of(match: re.Match[str]) -> int | None:
+    step = match.groupdict().get("step")
+    return int(step) if step is not None and step.isdecimal() else None
 
 
 def value_group(pattern: re.Pattern[str]) -> int:

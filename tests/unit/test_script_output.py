@@ -64,6 +64,39 @@ def test_other_bars_of_keras() -> None:
     ]
 
 
+def test_epochs_of_a_second_training_go_on_after_those_of_the_first() -> None:
+    first = "Epoch 1/2\n8/8 - 0s - loss: 3\nEpoch 2/2\n8/8 - 0s - loss: 2\n"
+    second = "Epoch 1/3\n4/4 - 0s - loss: 1\nEpoch 2/3\n4/4 - 0s - loss: 0.5\n"
+    assert told(first + second) == [("loss", 3.0, 1), ("loss", 2.0, 2), ("loss", 1.0, 3), ("loss", 0.5, 4)]
+    assert told("1/1 - 0s - loss: 4 - val_loss: 4\n" + first)[2:] == [("loss", 3.0, 2), ("loss", 2.0, 3)]
+    # One that goes on from a checkpoint says so itself, and a head that is printed twice is one.
+    assert told(first + "Epoch 3/4\nEpoch 3/4\n8/8 - 0s - loss: 1\n")[-1] == ("loss", 1.0, 3)
+    # Without validation, one epoch at a time, whether or not it is told how far each is.
+    bars = "".join(f"\r1/8{BAR}0s 1ms/step - loss: 9\r8/8{BAR}0s 1ms/step - loss: {loss}\n" for loss in (3, 2, 1))
+    assert told(bars) == [("loss", 3.0, 1), ("loss", 2.0, 2), ("loss", 1.0, 3)]
+    assert told("8/8 - 0s - loss: 3\n8/8 - 0s - loss: 2\n3/3 - 0s - loss: 5\n") == [
+        *(("loss", 3.0, 1), ("loss", 2.0, 2), ("evaluate_loss", 5.0, 1)),
+    ]
+
+
+def test_epochs_may_be_counted_from_0() -> None:
+    text = "".join(f"[{n}] loss={3 - n}\n" for n in range(3))
+    assert told(text, loss=r"\[(?P<step>\d+)\] loss=(\S+)") == [("loss", 3.0, 0), ("loss", 2.0, 1), ("loss", 1.0, 2)]
+    heads = "".join(f"Epoch {n}/2\nloss={3 - n}\n" for n in range(3))
+    assert told(heads, loss=r"loss=(\S+)") == [("loss", 3.0, 0), ("loss", 2.0, 1), ("loss", 1.0, 2)]
+    assert told(heads + heads, loss=r"loss=(\S+)")[3:] == [("loss", 3.0, 3), ("loss", 2.0, 4), ("loss", 1.0, 5)]
+
+
+def test_expressions_that_find_no_number_are_told() -> None:
+    numbers = Numbers({"loss": r"loss: (\S+)", "acc": r"acc (\S+)", "lr": r"lr (\S+)"})
+    for line in ("loss: 0.3,", "loss: 0.2,", "lr 0.1,", "lr 0.1"):
+        numbers.read(line)
+    assert list(numbers.unmet()) == [
+        "script.metrics.loss: matched 2 times, but '0.3,' is no number",
+        "script.metrics.acc: matched no line of what the script printed",
+    ]
+
+
 def test_what_only_looks_like_a_bar_is_none() -> None:
     assert (
         told("3/4 of the videos - loss: 0.5\n1/1 done - accuracy: 1.0\nstep 1/1 - loss: 2\n2020/12/31 - a: 1\n") == []
