@@ -28,7 +28,7 @@ from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from launchers import overrides as cli
@@ -172,6 +172,8 @@ def one_line(error: BaseException) -> str:
 
 def _first_line(error: BaseException) -> str:
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, InterpolationKeyError):
+        text += "; write \\${...} where the text itself is meant"
     key = re.search(r"full_key: (\S+)", str(error))
     return f"{key[1]}: {text}" if key and key[1] not in text else text
 

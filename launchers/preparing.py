@@ -94,7 +94,7 @@ class Preparing:
     def _prepare_script(self, config: Config) -> Prepared:
         """Find everything that is wrong with a user's own script, and with what it is given."""
         script = scripting.absolute(config.script)
-        source = scripting.read_source(script)  # first: it is what a person has just written
+        source = scripting.read_source(script, self._outputs.root)  # first: it is what a person has just written
         config = replace(config, script=script)
         if config.stages != (stages := script_settings.stages_of(script)):
             raise ConfigError(f"stages: a run of a script has {' and '.join(stages)}, not {', '.join(config.stages)}")

@@ -5,6 +5,7 @@ Nothing of it is imported or run here. Its source travels in the plan channel, a
 
 from __future__ import annotations
 
+import ast
 import filecmp
 import hashlib
 import os
@@ -38,7 +39,8 @@ from videolift.workspace import Kind
 
 EXCLUDED = (  # never part of a project's source, as names of files or of folders above them
     *(".git", ".hg", ".svn", "__pycache__", "*.pyc", ".venv", "venv", ".env", ".tox", "node_modules", ".DS_Store"),
-    *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", "outputs", "mlruns", "wandb"),
+    *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", "outputs", "mlruns", "mlflow.db", "wandb"),
+    *(".env.*", ".netrc", ".pypirc", ".aws", ".ssh", "id_rsa*", "id_ed25519*", "*.pem"),  # secrets
 )
 MAX_FILE, MAX_SOURCE = 100 << 20, 200 << 20  # bytes; wheels of what reads videos have 60 MB
 MAX_FILES = 2000
@@ -100,11 +102,12 @@ def _normal(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100 - resolves .., and no links
 
 
-def read_source(script: Script) -> Source:
+def read_source(script: Script, outputs: Path) -> Source:
     """Return what is sent of a script's project.
 
     Args:
         script: with absolute paths.
+        outputs: folder of our own outputs, which are no part of it.
 
     Raises:
         ConfigError: lists everything that is wrong with it.
@@ -116,7 +119,7 @@ def read_source(script: Script) -> Source:
         raise ConfigError("\n".join(wrong))
     names = {file.relative_to(folder).as_posix(): file.stat().st_size}
     if script.source_dir is not None:
-        names |= _project(folder, script.exclude)
+        names |= _project(folder, script.exclude, outputs)
     named = script.requirements or REQUIREMENTS
     if script.source_dir is None and (folder / named).is_file():
         names[named] = (folder / named).stat().st_size
@@ -126,9 +129,11 @@ def read_source(script: Script) -> Source:
             f"script.requirements: {script.requirements} is not in {folder}, or left out; say where it is there"
         )
     if not wrong:
-        files = {name: (folder / name).read_bytes() for name in sorted(names)}
+        files = {name: _content(folder / name) for name in sorted(names)}
         entry = file.relative_to(folder).as_posix()
         wrong += _unreadable(entry, files[entry])
+        if not wrong and script.source_dir is None:
+            wrong += _left_behind(file, files[entry])
     if wrong:
         raise ConfigError("\n".join(wrong))
     found = requirements_of(folder, replace(script, path=entry))
@@ -146,18 +151,50 @@ def _misplaced(script: Script, file: Path, folder: Path) -> Iterator[str]:
         yield f"script.path: {file} is not in script.source_dir={folder}; name the folder that holds all of the project"
 
 
-def _project(folder: Path, exclude: Sequence[str]) -> dict[str, int]:
-    """Return the bytes of each file of a project's folder that is not left out."""
+def _project(folder: Path, exclude: Sequence[str], outputs: Path) -> dict[str, int]:
+    """Return the bytes of each file of a project's folder that is not left out; links are followed."""
     patterns = (*EXCLUDED, *exclude)
-    found = {}
-    for parent, folders, files in os.walk(folder):
-        above = Path(parent).relative_to(folder)
-        folders[:] = sorted(name for name in folders if not _is_excluded((above / name).as_posix(), patterns))
-        for name in files:
-            path = (above / name).as_posix()
-            if not _is_excluded(path, patterns) and (folder / path).is_file():
-                found[path] = (folder / path).stat().st_size
-    return found
+    return dict(_files(folder, "", lambda path: _is_excluded(path, patterns), (outputs.resolve(),)))
+
+
+def _files(
+    folder: Path, prefix: str, left_out: Callable[[str], bool], passed: tuple[Path, ...]
+) -> Iterator[tuple[str, int]]:
+    """Yield (path below the project's folder, bytes).
+
+    Args:
+        passed: folders that are not entered: a link may lead back up.
+    """
+    real = folder.resolve()
+    if real in passed:
+        return
+    try:
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _closed(folder, error) from error
+    for entry in entries:
+        path = prefix + entry.name
+        if left_out(path):
+            continue
+        if entry.is_dir():
+            yield from _files(folder / entry.name, f"{path}/", left_out, (*passed, real))
+        elif entry.is_file():
+            yield path, entry.stat().st_size
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise _closed(file, error) from error
+
+
+def _closed(place: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"script.source_dir: {place} cannot be read ({error.strerror}); give this user permission, or leave it out by "
+        "script.exclude"
+    )
 
 
 def _is_excluded(path: str, patterns: Sequence[str]) -> bool:
@@ -189,6 +226,23 @@ def _unreadable(entry: str, content: bytes) -> Iterator[str]:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         message = error.msg if isinstance(error, SyntaxError) else str(error)
         yield f"script.path: {entry}{line}: no Python that this version reads ({message})"
+
+
+def _left_behind(file: Path, content: bytes) -> Iterator[str]:
+    """Yield what is wrong with a script that is sent alone and imports what lies beside it."""
+    imported: list[str] = []
+    for node in ast.walk(ast.parse(content)):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            imported.append(node.module)
+    for name in sorted({name.partition(".")[0] for name in imported} - {file.stem}):
+        beside = file.parent / name
+        if beside.with_suffix(".py").is_file() or any(beside.glob("*.py")):
+            yield (
+                f"script.path: {file.name} imports {name}, which lies beside it and would not be sent; "
+                f"say script.source_dir={file.parent}, the folder of the whole project"
+            )
 
 
 def find_channels(
@@ -339,28 +393,48 @@ def _missing(requirements: str, libraries: Mapping[str, str]) -> list[str]:
 def merge(stage: Stage) -> None:
     """Bring what the hosts of a preprocessing script wrote side by side into one folder.
 
-    A name that several hosts gave to different contents is kept once for each, below the host's name.
+    A name that several hosts gave to different contents is kept once for each, below the host's name; below that of the
+    host's folder, too, where one host has written both, or one's file is another one's folder.
     """
     target = stage.folder.arrays
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    written: dict[str, dict[str, Path]] = {}
+    written: dict[str, list[_Written]] = {}
     for host in stage.hosts:
         output = stage.workspace(host, {}).output
         for top in (GIVEN, WORK, MODEL):
             for file in (one for one in sorted((output / top).rglob("*")) if one.is_file()):
                 name = file.relative_to(output / top).as_posix()
-                written.setdefault(name if top != MODEL else f"{MODEL}/{name}", {})[host] = file
-    for name, files in written.items():
-        first, *others = files.values()
-        same = all(filecmp.cmp(first, other, shallow=False) for other in others)
-        for host, file in [("", first)] if same else files.items():
-            place = target / host / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(file, place)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(file, place)
+                written.setdefault(name if top != MODEL else f"{MODEL}/{name}", []).append(_Written(host, top, file))
+    for name, place, file in _places(written):
+        copy = target / place / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, copy)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(file, copy)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A file that a host wrote."""
+
+    host: str
+    top: str  # in which of its folders
+    file: Path
+
+
+def _places(written: Mapping[str, Sequence[_Written]]) -> Iterator[tuple[str, str, Path]]:
+    """Yield name, folder that it is put into, and file of what is kept."""
+    folders = {above.as_posix() for name in written for above in PurePosixPath(name).parents}
+    for name, found in written.items():
+        is_both = name in folders or any(above.as_posix() in written for above in PurePosixPath(name).parents)
+        first, *others = found
+        if not is_both and all(filecmp.cmp(first.file, other.file, shallow=False) for other in others):
+            yield name, "", first.file
+            continue
+        twice = is_both or len({one.host for one in found}) < len(found)
+        yield from ((name, f"{one.host}/{one.top}" if twice else one.host, one.file) for one in found)
 
 
 def retell(folder: Path, metrics: Mapping[str, str]) -> None:

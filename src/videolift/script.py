@@ -37,6 +37,7 @@ from videolift.workspace import TRAINING_OUTPUT, Kind
 REQUIREMENTS = "requirements.txt"
 GIVEN, WORK = "files", "work"  # in the output folder: what it wrote to SM_OUTPUT_DATA_DIR, and beside itself
 MODEL = "model"  # in the output folder of a processing job, which has no other place for one
+PROGRAMS = (b"#!", b"\x7fELF")  # what a file begins with that can be started
 NOT_COLLECTED = ("__pycache__", ".ipynb_checkpoints")
 MAX_COLLECTED = 1 << 30  # bytes of what it wrote beside itself
 MAX_LOGGED = 100 << 20  # bytes of a file that becomes an artifact
@@ -57,6 +58,7 @@ def run(job: Job) -> None:
     for folder in (output, model, space.checkpoints):
         folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(space.channel("plan") / SOURCE_FOLDER, work)
+    _allow_programs(work)
     python, given = Path(sys.executable), inherited()
     if (file := requirements_of(work, script)) is not None:
         job.events.message(f"installing what {file.name} names")
@@ -73,6 +75,14 @@ def run(job: Job) -> None:
         raise Stopped(f"{script.path} was asked to stop, and ended with exit code {ended.code}")
     if ended.code:
         raise VideoliftError(_reason(script, ended))
+
+
+def _allow_programs(folder: Path) -> None:
+    """Let programs and scripts of a project be started: S3 keeps no permissions."""
+    for file in (one for one in folder.rglob("*") if one.is_file()):
+        with file.open("rb") as content:
+            if content.read(4).startswith(PROGRAMS):
+                file.chmod(file.stat().st_mode | 0o111)
 
 
 def model_folder(job: Job) -> Path:
@@ -173,6 +183,8 @@ class _Child:
                 self._pass_on(line)
                 if self._log_left > 0 and not line.redrawn:
                     self._log_left -= log.write(f"{line.text}\n")
+        for problem in self._numbers.unmet():
+            job.events.message(problem, "warning")
         job.stop.pass_on = None
         return _Ended(process.wait(), self._last[0] if self._last else "")
 
@@ -200,7 +212,7 @@ class _Child:
         found, numbers = self._numbers.read(line.text), self._numbers
         for metric in found:
             self._job.events.metric(metric.key, metric.value, metric.step)
-        if found and 0 < numbers.epoch <= numbers.epochs:
+        if found and numbers.epoch is not None and 0 < numbers.epoch <= numbers.epochs:
             self._job.events.progress(numbers.epoch, numbers.epochs, unit="epochs")
         now = time.monotonic()
         if line.redrawn or numbers.in_progress:

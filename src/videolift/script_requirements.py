@@ -66,9 +66,9 @@ def make_environment(folder: Path, requirements: Path, working: Path) -> Path:
     if done.returncode:
         reason = next((line for line in told if line.startswith("ERROR")), f"exit code {done.returncode}")
         raise VideoliftError(
-            f"{requirements.name}: pip could not install it: {reason}. Give the job a network "
-            "(backend.network_isolation=false), or ship wheels: script.source_dir with a folder of them, and "
-            "`--no-index` and `--find-links FOLDER` in the file"
+            f"{requirements.name}: pip could not install it: {reason}. It needs a network, which a container has with "
+            "backend.network_isolation=false, or wheels that are sent along: script.source_dir with a folder of them, "
+            "and `--no-index` and `--find-links FOLDER` in the file"
         )
     return python
 

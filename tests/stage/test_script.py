@@ -14,7 +14,7 @@ import pytest
 from tests import runs
 
 SCRIPT = """
-import argparse, json, os, pathlib, signal, sys, time
+import argparse, json, os, pathlib, signal, subprocess, sys, time
 
 parser = argparse.ArgumentParser()
 parser.add_argument("how")
@@ -38,6 +38,7 @@ pathlib.Path(os.environ["SM_OUTPUT_DATA_DIR"], "deep").mkdir()
 pathlib.Path(os.environ["SM_OUTPUT_DATA_DIR"], "deep", "table.csv").write_text("a,b")
 told = {key: value for key, value in os.environ.items() if key.startswith("SM_")}
 pathlib.Path(args.out, "told.json").write_text(json.dumps([sys.argv, told, sorted(os.listdir(args.channel))]))
+subprocess.run(["./tools/hello"], check=True)
 try:
     import videolift
 except ImportError:
@@ -52,11 +53,14 @@ def settings(tmp_path: Path) -> list[str]:
     source.mkdir()
     (source / "odd name.py").write_text(SCRIPT)
     (source / "kept.txt").write_text("old")
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "hello").write_text("#!/bin/sh\necho f1 = none\n")
+    (source / "tools").symlink_to(tmp_path / "tools")
     (tmp_path / "in put").mkdir()
     (tmp_path / "in put" / "a.txt").write_text("a")
     return [
         *("script.path=odd name.py", "script.source_dir=project", "script.channels.training=in put"),
-        r"script.metrics.f1=f1 = (\S+)",
+        *(r"script.metrics.f1=f1 = (\S+)", "script.metrics.f2=f1 = (n\\w+)"),
     ]
 
 
@@ -68,7 +72,7 @@ def test_a_script_finds_what_sagemaker_gives_it_and_all_of_it_is_recorded(tmp_pa
     arguments = args("run")
     plan = runs.run(*settings, arguments, "action=plan", cwd=tmp_path)
     assert (
-        "source    2 files" in plan.out
+        "source    3 files" in plan.out
         and "channel   training: " in plan.out
         and not (tmp_path / "outputs/runs").exists()
     )
@@ -82,10 +86,11 @@ def test_a_script_finds_what_sagemaker_gives_it_and_all_of_it_is_recorded(tmp_pa
     assert json.loads(told["SM_HPS"])["db"] == words[-1] and told["SM_HP_OUT"] == told["SM_MODEL_DIR"]
     assert (told["SM_CURRENT_HOST"], told["SM_HOSTS"], told["SM_NUM_GPUS"]) == ("algo-1", '["algo-1"]', "0")
     # Its own folder and its data are as they were; what is new is kept, nothing else is left.
-    assert sorted(file.name for file in (tmp_path / "project").iterdir()) == ["kept.txt", "odd name.py"]
+    assert sorted(file.name for file in (tmp_path / "project").iterdir()) == ["kept.txt", "odd name.py", "tools"]
     assert [file.name for file in (tmp_path / "in put").iterdir()] == ["a.txt"]
     assert {file.name for file in (host / "output/data/work").iterdir()} == {"beside.txt", "kept.txt"}
     assert not (host / "scratch").exists()
+    assert "script.metrics.f2: matched once, but 'none' is no number" in ended.out
     # A line that looks like an event of ours is none.
     assert runs.metrics(record, "script") == {("f1", 1): 0.25}
     artifacts = next((tmp_path / "outputs" / "mlartifacts").glob("*/artifacts"))
@@ -135,7 +140,7 @@ def test_what_is_wrong_is_told_before_anything_runs(tmp_path: Path, settings: li
     (tmp_path / "project" / "requirements.txt").write_text("nothing-of-this-name\n")
     ended = runs.run(*settings, "tracking=none", cwd=tmp_path, code=5, PIP_NO_INDEX="1")
     assert "requirements.txt: pip could not install it: ERROR: " in ended.err
-    assert "backend.network_isolation=false" in ended.err
+    assert "which a container has with backend.network_isolation=false, or wheels that are sent along" in ended.err
 
 
 def test_a_sweep_over_arguments_is_compared_by_what_the_script_prints(tmp_path: Path) -> None:

@@ -256,7 +256,9 @@ def test_what_hydra_refuses_is_one_line_beside_the_others() -> None:
         "depht=1: there is no setting depht; did you mean preprocess.depth? (src/videolift/settings.py)",
         "Could not override 'data@x'.",
     ]
-    assert problem_lines("name=${nowhere}") == ["name: Interpolation key 'nowhere' not found"]
+    assert problem_lines("name=${nowhere}") == [
+        "name: Interpolation key 'nowhere' not found; write \\${...} where the text itself is meant"
+    ]
     assert problem_lines("hydra.mode=[") == ["hydra.mode=[: Hydra cannot read this; put text with signs in 'quotes'"]
 
 

@@ -19,6 +19,7 @@ from videolift.plan import Plan
 from videolift.settings import Data, Precision, Script
 from videolift.workspace import Kind
 
+NOWHERE = Path("/nowhere")
 NOTHING = Manifest((), (), "script")
 
 
@@ -44,7 +45,8 @@ def project(folder: Path, **files: str) -> Path:
 
 
 def source(folder: Path, **settings: Any) -> scripting.Source:
-    return scripting.read_source(scripting.absolute(Script(**{"path": str(folder / "train.py"), **settings})))
+    script = scripting.absolute(Script(**{"path": str(folder / "train.py"), **settings}))
+    return scripting.read_source(script, folder / "results")
 
 
 def test_a_file_alone_is_sent_with_its_requirements(tmp_path: Path) -> None:
@@ -60,6 +62,37 @@ def test_a_project_is_sent_without_what_is_no_source(tmp_path: Path) -> None:
     )  # fmt: skip
     found = source(tmp_path, source_dir=str(tmp_path), exclude=["data", "*.bak", "notes/*.md"])
     assert set(found.files) == {"train.py", "net/a.py"} and found.requirements is None
+
+
+def test_secrets_and_our_own_outputs_are_no_source_and_links_are_followed(tmp_path: Path) -> None:
+    home = project(
+        tmp_path / "home", **{".env.local": "", ".aws/credentials": "", "key.pem": "", "id_rsa": "", ".netrc": ""},
+        **{"results/runs/x/run.json": "{}", "mlflow.db": ""},
+    )  # fmt: skip
+    project(tmp_path / "shared", **{"lib.py": "", "deep/more.py": ""})
+    (home / "lib").symlink_to(tmp_path / "shared")
+    (tmp_path / "shared" / "deep" / "up").symlink_to(tmp_path / "shared")
+    (home / "gone").symlink_to(tmp_path / "nowhere")
+    assert set(source(home, source_dir=str(home)).files) == {
+        *("train.py", "lib/lib.py", "lib/train.py", "lib/deep/more.py")
+    }
+
+
+def test_the_guide_names_all_that_is_left_out() -> None:
+    guide = (Path(__file__).parents[2] / "docs/migrate.md").read_text(encoding="utf-8")
+    named = guide.partition("<!-- EXCLUDED in launchers/scripting.py -->\n")[2].partition("\n\n")[0]
+    assert named.split() == list(scripting.EXCLUDED)
+
+
+def test_a_script_that_is_sent_without_what_it_imports_is_refused(tmp_path: Path) -> None:
+    text = "import os, helper.x\nfrom net import a\nfrom . import b\nimport train\n"
+    project(tmp_path, **{"train.py": text, "helper.py": "", "net/a.py": "", "b.py": "", "os/notes.txt": ""})
+    with pytest.raises(ConfigError) as error:
+        source(tmp_path)
+    told = [line.partition(",")[0] for line in str(error.value).splitlines()]
+    assert told == ["script.path: train.py imports helper", "script.path: train.py imports net"]
+    assert f"say script.source_dir={tmp_path}" in str(error.value)
+    assert source(tmp_path, source_dir=str(tmp_path)).files
 
 
 def test_what_is_wrong_with_a_script_is_told(tmp_path: Path) -> None:
@@ -83,8 +116,8 @@ def test_what_is_wrong_with_a_script_is_told(tmp_path: Path) -> None:
 def test_data_in_a_project_are_refused_with_the_remedy(tmp_path: Path) -> None:
     project(tmp_path)
     with (tmp_path / "films.tar").open("wb") as file:
-        file.truncate(60 << 20)
-    with pytest.raises(ConfigError, match=r"films\.tar has 63 MB.*script\.channels\.NAME=FOLDER"):
+        file.truncate(120 << 20)
+    with pytest.raises(ConfigError, match=r"films\.tar has 126 MB.*script\.channels\.NAME=FOLDER"):
         source(tmp_path, source_dir=str(tmp_path))
     assert source(tmp_path, source_dir=str(tmp_path), exclude=["*.tar"]).files
 
@@ -93,7 +126,9 @@ def plan(folder: Path, data: Path, **settings: Any) -> str:
     script = scripting.absolute(Script(path=str(folder / "train.py"), channels={"train": str(data)}, **settings))
     channels = scripting.find_channels(script, Data(), NOTHING, sha256_file, lambda: None)
     config = Config(script=script)
-    return scripting.plan_script(scripting.read_source(script), channels, config, backend(), NOTHING)["script"].id
+    return scripting.plan_script(scripting.read_source(script, NOWHERE), channels, config, backend(), NOTHING)[
+        "script"
+    ].id
 
 
 def test_the_id_is_that_of_source_arguments_and_data(tmp_path: Path) -> None:
@@ -122,7 +157,9 @@ def test_a_channel_without_files_is_refused(tmp_path: Path) -> None:
 def test_arrays_of_a_script_are_those_of_any_other_run(tmp_path: Path) -> None:
     script = scripting.absolute(Script(path=str(project(tmp_path) / "train.py"), channels={"x": "arrays"}))
     channels = scripting.find_channels(script, Data(), NOTHING, sha256_file, lambda: None)
-    planned = scripting.plan_script(scripting.read_source(script), channels, Config(script=script), backend(), NOTHING)
+    planned = scripting.plan_script(
+        scripting.read_source(script, NOWHERE), channels, Config(script=script), backend(), NOTHING
+    )
     usual = plan_stages(Config(stages=["preprocess"]), NOTHING, Precision.float32, backend().libraries)
     assert planned["preprocess"].id == usual["preprocess"].id
 
@@ -163,4 +200,24 @@ def test_hosts_results_lie_side_by_side_and_none_is_lost(tmp_path: Path) -> None
         "same.txt": "1",
         **{f"{host}.txt": host for host in stage.hosts},
         **{f"{host}/sub/other.txt": host for host in stage.hosts},
+    }
+
+
+def test_one_hosts_file_may_have_the_name_of_another_ones_folder(tmp_path: Path) -> None:
+    stage = Stage(
+        Plan("preprocess-script", "x"), Kind.processing, StageFolder(tmp_path, Kind.processing), ("algo-1", "algo-2")
+    )
+    one, other = (stage.workspace(host, {}).output for host in stage.hosts)
+    project(one / "files", **{"summary.txt": "given", "a": "file", "train.py": ""})
+    project(one / "work", **{"summary.txt": "beside", "train.py": ""})
+    project(other / "files", **{"a/b.txt": "below", "train.py": ""})
+    scripting.merge(stage)
+    arrays = tmp_path / "arrays"
+    made = {f.relative_to(arrays).as_posix(): f.read_text() for f in arrays.rglob("*") if f.is_file()}
+    assert made.pop("train.py") == ""
+    assert made == {
+        "algo-1/files/summary.txt": "given",
+        "algo-1/work/summary.txt": "beside",
+        "algo-1/files/a": "file",
+        "algo-2/files/a/b.txt": "below",
     }
