@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from launchers.base import Backend
 from launchers.cache import Cache, StageFolder
 from launchers.config import Config
-from launchers.layers import refuse_missing_layers
 from launchers.outputs import Outputs
 from launchers.planning import KINDS, NEEDS, OwnStages, PlannedStage, plan_stages, planned_names
 from launchers.preparing import Prepared, find_backend
 from launchers.records import RunRecord, Status
 from videolift.files import MODEL_FILE
+from videolift.layers import layers_of, refuse_missing_layers
 from videolift.manifest import Manifest
 from videolift.plan import MANIFEST_FILE, SOURCE_FOLDER, read_plan
 
@@ -40,7 +40,7 @@ def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared | No
     config = replace(config, model=read_plan(orders).model)
     if "visualize" in config.stages:
         trained = StageFolder(outputs.cache.path(own.ids["train"]), KINDS["train"]).first
-        refuse_missing_layers(config.visualize, trained.model / MODEL_FILE)
+        refuse_missing_layers(config.visualize, layers_of(trained.model / MODEL_FILE))
     manifest = Manifest.from_json((orders / MANIFEST_FILE).read_text(encoding="utf-8"))
     stages = planned_names(config.stages)
     backend = find_backend(config, outputs, stages)

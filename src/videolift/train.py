@@ -30,6 +30,7 @@ from videolift.errors import TrainingError
 from videolift.events import read
 from videolift.files import HISTORY_FILE, RESULT_FILE
 from videolift.job import Job
+from videolift.layers import layers_in, refuse_missing_layers
 from videolift.model_folder import write_model_folder
 from videolift.models import build
 from videolift.parts import frame_shape
@@ -96,6 +97,7 @@ def _train(job: Job, team: _Team | None) -> None:
     leads = team is None or team.leads
     with team.strategy.scope() if team else nullcontext():
         network = _network(job, leads)
+        _refuse_missing_layer(job, network)
         compile_network(network, job.plan.model)
         progress = _restored(job, network, team)
     if progress.epoch and leads:
@@ -110,6 +112,13 @@ def _train(job: Job, team: _Team | None) -> None:
         team.met.trained()
     if leads:
         _write_results(job, network, progress)
+
+
+def _refuse_missing_layer(job: Job, network: keras.Model) -> None:
+    """Raise ConfigError where pictures are wanted of a layer that the network is not going to have."""
+    wanted = job.plan.visualize.layer
+    if wanted is not None and "/" not in wanted:  # else it is one of an ensemble, or of a model inside of this one
+        refuse_missing_layers(job.plan.visualize, layers_in(keras.saving.serialize_keras_object(network)))
 
 
 def _tell_untold(job: Job, progress: Progress) -> None:

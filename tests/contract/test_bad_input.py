@@ -72,3 +72,12 @@ def test_a_full_disk_and_the_same_command_with_room(tmp_path: Path, small_disk: 
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     runs.run("stages=[preprocess]", *settings, cwd=tmp_path)
     assert list((small_disk / "cache").glob("*/finished.json"))
+
+
+def test_a_layer_that_the_network_will_not_have(quick: list[str], tmp_path: Path) -> None:
+    pictures = ("visualize.pictures=[maximize]", "visualize.layer=conv")
+    ended = runs.run(
+        *quick, "model=cnn2d", "stages=[preprocess,train,evaluate,visualize]", *pictures, cwd=tmp_path, code=2
+    )
+    assert "train: ConfigError: visualize.layer: the model has no layer 'conv'; it has" in ended.err
+    assert ("loss", 1) not in runs.metrics(runs.records(tmp_path)[0], "train")  # it did not begin

@@ -15,9 +15,9 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.models import millions, multiply_adds, row, sizes
-from launchers.layers import layers_of, refuse_missing_layers
 from videolift.ensemble import average
 from videolift.errors import ConfigError
+from videolift.layers import layers_of, refuse_missing_layers
 from videolift.models import build
 from videolift.opened import Opened
 from videolift.settings import LOSSES, MODELS, OPTIMIZERS, ORIGINALS, Model, Visualize
@@ -299,8 +299,8 @@ def test_layers_are_known_without_keras(name: str, tmp_path: Path) -> None:
 def test_what_a_saved_model_lacks_is_refused(asked: Visualize, told: str, tmp_path: Path) -> None:
     build(Model(), SMALL, 2).save(tmp_path / "model.keras")
     with pytest.raises(ConfigError, match=re.escape(told)):
-        refuse_missing_layers(asked, tmp_path / "model.keras")
-    refuse_missing_layers(Visualize(layer="class", units=[1]), tmp_path / "model.keras")
+        refuse_missing_layers(asked, layers_of(tmp_path / "model.keras"))
+    refuse_missing_layers(Visualize(layer="class", units=[1]), layers_of(tmp_path / "model.keras"))
 
 
 @pytest.mark.parametrize("name", [*MODELS, "ensemble"])

@@ -1,10 +1,10 @@
-"""The layers of a saved Keras model, read without Keras: what has no such layer is told before a job begins."""
+"""The layers of a Keras model by its configuration, without Keras: what has no such layer is told before it matters."""
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,17 @@ def layers_of(model: Path) -> dict[str, int | None]:
         of its own, whose layers only its own source knows.
     """
     with zipfile.ZipFile(model) as saved:
-        return dict(_layers(json.loads(saved.read(CONFIG)), ""))
+        return layers_in(json.loads(saved.read(CONFIG)))
 
 
-def refuse_missing_layers(visualize: Visualize, model: Path) -> None:
-    """Raise ConfigError where a saved model lacks the layer or the units that pictures are wanted of."""
+def layers_in(configuration: dict[str, Any]) -> dict[str, int | None]:
+    """Return the same of what ``keras.saving.serialize_keras_object`` gives for a model."""
+    return dict(_layers(configuration, ""))
+
+
+def refuse_missing_layers(visualize: Visualize, layers: Mapping[str, int | None]) -> None:
+    """Raise ConfigError where a model's layers lack the one, or its units, that pictures are wanted of."""
     wanted = visualize.layer
-    layers = layers_of(model) if wanted is not None else {}
     if wanted is None or not layers:
         return
     if wanted not in layers:
