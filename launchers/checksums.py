@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -23,7 +24,8 @@ class Checksums:
     def of(self, path: Path) -> str:
         """Return a file's SHA-256, computed only where the file is new or changed."""
         status = path.stat()
-        key = str(path.resolve())
+        # A link may lead to a name that is not UTF-8.
+        key = os.fsencode(path.resolve()).decode(errors="backslashreplace")
         row = self._database.execute(
             "SELECT sha256 FROM checksum WHERE path = ? AND size = ? AND mtime_ns = ?",
             (key, status.st_size, status.st_mtime_ns),

@@ -23,6 +23,13 @@ def test_a_checksum_is_computed_again_only_for_a_changed_file(tmp_path: Path) ->
         assert checksums.of(video) == hashlib.sha256(b"second").hexdigest()
 
 
+def test_a_link_may_lead_to_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "bad\udcff.avi").write_bytes(b"video")
+    (tmp_path / "good.avi").symlink_to("bad\udcff.avi")
+    with open_checksums(tmp_path / "sums.db") as checksums:
+        assert [checksums.of(tmp_path / "good.avi") for _ in range(2)] == [hashlib.sha256(b"video").hexdigest()] * 2
+
+
 def test_a_damaged_memory_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "sums.db").write_bytes(b"this is no database, and long enough to be looked at" * 20)
     with (
