@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from launchers.config import PREDICT
 from videolift.events import Event
 
 PLAIN_INTERVAL_S = 5.0
@@ -60,7 +61,8 @@ class StageDisplay:
         elif kind == "message":
             self.say(f"{self._name}: {event['text']}", "yellow" if event["level"] == "warning" else "")
         elif kind == "clip_error":
-            self.say(f"{self._name}: left out {event['clip']}: {event['error']}", "yellow")
+            what = "cannot read" if self._name == PREDICT else "left out"  # there it is a row of the table
+            self.say(f"{self._name}: {what} {event['clip']}: {event['error']}", "yellow")
 
     def ended(self, text: str) -> None:
         """Say in one line how the stage ended."""

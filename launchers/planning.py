@@ -295,7 +295,7 @@ def prepare_stage(
     if planned.channels:
         _give_channels(stage, planned.channels, inputs)
     elif stage.kind is Kind.processing:
-        stage.dealt["videos"] = _deal(planned.hosts, manifest, data)
+        stage.dealt["videos"] = _deal(planned, manifest, data)
     return stage
 
 
@@ -331,12 +331,17 @@ def input_channels(stage: str, inputs: dict[str, Path]) -> dict[str, Path]:
     return channels
 
 
-def _deal(hosts: tuple[str, ...], manifest: Manifest, data: Data) -> dict[str, Dealt]:
+def _deal(planned: PlannedStage, manifest: Manifest, data: Data) -> dict[str, Dealt]:
     """Give each host its share of the input."""
+    hosts = planned.hosts
     if data.source is Source.npz:
         file = Path(str(data.npz)).resolve()
         return {hosts[0]: Dealt(file.parent, (file.name,), whole=False)}
-    return shares.deal(root_of(data), [clip.id for clip in manifest.clips], hosts)
+    dealt = shares.deal(root_of(data), [clip.id for clip in manifest.clips], hosts)
+    if planned.stage != PREDICT or root_of(data).is_relative_to(str(planned.plan.predict.input)):
+        return dealt
+    # The folder that all names are below, often the current one, holds what nobody asked about.
+    return {host: replace(share, whole=False) for host, share in dealt.items()}
 
 
 def refuse_missing_inputs(

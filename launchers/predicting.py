@@ -23,8 +23,10 @@ from launchers.outputs import Outputs
 from launchers.planning import PlannedStage, stage_id
 from launchers.preparing import Prepared, find_backend
 from launchers.records import MODEL_OF_TAG, RunFolder, RunRecord, StageRecord, Status
-from videolift.errors import ConfigError, DataError, PartError
+from videolift.errors import SHORTAGES, ConfigError, DataError, PartError
 from videolift.files import PREDICTIONS_FILE
+from videolift.listing import files_below, refuse_not_utf8
+from videolift.listing import shown as shown_name
 from videolift.manifest import Clip, Manifest
 from videolift.plan import Plan, from_plain
 from videolift.provenance import source_digest
@@ -43,7 +45,8 @@ def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared:
 
     Raises:
         ConfigError: if the run has no finished training, its model is nowhere, or the backend cannot run the stage.
-        DataError: if there are no such videos.
+        DataError: if there are no such videos, or names that are not UTF-8.
+        StorageError: if a folder cannot be listed.
     """
     again = config.action is Action.resume  # then the run is that of the prediction
     record = outputs.run(str(config.tags[MODEL_OF_TAG] if again else config.run)).load()
@@ -51,7 +54,7 @@ def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared:
     wanted = absolute_input(str(config.predict.input), Path.cwd())
     root, names = find_videos(wanted, Path(str(config.data.root)) if again else Path.cwd())
     with open_checksums(outputs.checksums) as checksums:
-        clips = tuple(_clip(root, name, checksums) for name in names)
+        clips = tuple(clip_of(root, name, checksums) for name in names)
     manifest = Manifest(tuple(record.data["classes"]), clips, PREDICT)
     earlier = from_plain(Config, record.config)
     data = Data(Source.folder, root=str(root))
@@ -122,39 +125,44 @@ def absolute_input(wanted: str, here: Path) -> str:
 def find_videos(wanted: str, here: Path) -> tuple[Path, list[str]]:
     """Return a folder and the videos in it that are meant, as posix paths below it, sorted.
 
+    Links to files and folders are followed. What is no file, as a link that leads nowhere, is there too: its row tells.
+
     Args:
         wanted: a file, a folder (all files below it), or a pattern of glob's; absolute.
         here: the folder where they are all below, if they are.
 
     Raises:
-        DataError: if there are none.
+        DataError: if there are none, or names are not UTF-8.
+        StorageError: if a folder cannot be listed.
     """
     place = Path(wanted)
     if place.is_dir():
-        files = sorted(file for file in place.rglob("*") if file.is_file() and not _hidden(file, place))
+        files = [place / name for name, _ in files_below(place)]
     elif place.exists():
         files = [place]
     else:
         found = map(Path, glob(wanted, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-        files = sorted(file for file in found if file.is_file())
+        files = [file for file in found if not file.is_dir()]
     if not files:
         raise DataError(f"predict.input: there is no file, and no folder with files, {place}; check the pattern")
     absolute = [Path(os.path.abspath(file)) for file in files]  # noqa: PTH100 - resolves .., and no links
     root = here if all(file.is_relative_to(here) for file in absolute) else Path(os.path.commonpath(absolute))
-    root = root.parent if root.is_file() else root
-    return root, sorted(file.relative_to(root).as_posix() for file in absolute)
+    root = root if root.is_dir() else root.parent
+    names = sorted(file.relative_to(root).as_posix() for file in absolute)
+    refuse_not_utf8(names, f"predict.input={shown_name(wanted)}")
+    return root, names
 
 
-def _hidden(file: Path, below: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(below).parts)
-
-
-def _clip(root: Path, name: str, checksums: Checksums) -> Clip:
+def clip_of(root: Path, name: str, checksums: Checksums) -> Clip:
     """Return what stands for a video whose label nobody knows: it has that of the first class, which nothing reads."""
     file = root / name
+    if not file.is_file():  # the checksum of a pipe would be waited for
+        return Clip(name, 0, name, TEST, UNREADABLE, 0)
     try:
         digest = checksums.of(file)
-    except OSError:
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
         digest = UNREADABLE
     return Clip(name, 0, name, TEST, digest, file.stat().st_size)
 

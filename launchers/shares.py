@@ -44,7 +44,7 @@ def link(dealt: Dealt, folder: Path) -> Path:
         return dealt.root
     folder.mkdir(parents=True)
     for name in dealt.names:
-        _parent_of(folder / name).symlink_to((dealt.root / name).resolve())
+        _parent_of(folder / name).symlink_to(_real(dealt.root / name))
     return folder
 
 
@@ -58,18 +58,31 @@ def hard_link_or_copy(dealt: Dealt, folder: Path) -> Path:
         return dealt.root.resolve()
     folder.mkdir(parents=True)
     for name in dealt.names:
-        source, target = (dealt.root / name).resolve(), _parent_of(folder / name)
+        source, target = _real(dealt.root / name), _parent_of(folder / name)
         try:
             os.link(source, target)
         except OSError:  # another file system, or one without hard links
-            shutil.copyfile(source, target)
+            _copy(source, target)
     return folder
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except (FileNotFoundError, PermissionError, shutil.SpecialFileError):
+        target.unlink(missing_ok=True)
+        target.symlink_to(source)  # leads nowhere there: who reads it says that it cannot be read
 
 
 def _links(dealt: Dealt) -> bool:
     """Tell whether a file of the share is a link, or lies below one."""
     root = dealt.root.resolve()
-    return any((root / name).resolve() != root / name for name in dealt.names)
+    return any(_real(root / name) != root / name for name in dealt.names)
+
+
+def _real(path: Path) -> Path:
+    """Return where a path leads; a link that leads to itself is where it leads."""
+    return Path(os.path.realpath(path))
 
 
 def _parent_of(file: Path) -> Path:

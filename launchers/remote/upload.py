@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -149,7 +150,10 @@ def _described(name: str, source: Path | bytes, checksum: Callable[[Path], str])
     if isinstance(source, bytes):
         return ToSend(name, source, len(source), hashlib.sha256(source).hexdigest())
     try:
-        return ToSend(name, source, source.stat().st_size, checksum(source))
+        status = source.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            raise StorageError(f"{source}: is not a regular file; leave it out")
+        return ToSend(name, source, status.st_size, checksum(source))
     except OSError as error:
         raise _unreadable(source, error) from error
 

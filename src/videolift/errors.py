@@ -78,7 +78,14 @@ class Stopped(VideoliftError):
     exit_code = 130
 
 
+# Of the machine, for the moment: they say nothing of the file that was to be opened.
+SHORTAGES = {
+    errno.EMFILE: "too many files are open in one process; raise the limit (ulimit -n) or use fewer workers",
+    errno.ENFILE: "too many files are open on this machine; run the same command again when fewer are",
+    errno.ENOMEM: "memory ran out; use fewer workers, or run the same command again when more is free",
+}
 REMEDIES = {
+    **SHORTAGES,
     errno.ENOSPC: "the disk is full; free some space and run the same command again, finished parts are kept",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again, finished parts are kept",
     errno.EACCES: "no permission; change the owner or the mode of this path",
@@ -95,4 +102,6 @@ def as_expected(error: BaseException) -> VideoliftError | None:
         return error
     if isinstance(error, OSError) and error.errno in REMEDIES:
         return StorageError(f"{error.filename or 'output'}: {REMEDIES[error.errno]}")
+    if isinstance(error, MemoryError):
+        return StageError(f"{SHORTAGES[errno.ENOMEM]} ({error})" if str(error) else SHORTAGES[errno.ENOMEM])
     return None

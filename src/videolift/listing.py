@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -95,11 +96,7 @@ def videos(data: Data) -> list[Entry]:
             f"found {seen}. "
             "Say data.root=FOLDER, the one that holds the videos."
         )
-    foreign = [name for name, _ in found if not _is_utf8(name)]
-    if foreign:
-        raise DataError(
-            f"data.root={root}: {count(foreign, 'file name')} not UTF-8: {some(foreign)}. Rename them (convmv does it)."
-        )
+    refuse_not_utf8([name for name, _ in found], f"data.root={root}")
     broken = [name for name, size in found if size is None]
     if broken:
         raise DataError(
@@ -129,11 +126,11 @@ def _files(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Ite
             return
         with os.scandir(folder) as scan:
             entries = sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda entry: entry.name)
-        folders = {entry.name for entry in entries if entry.is_dir()}
+        folders = {entry.name for entry in entries if _is_folder(entry)}
     except OSError as error:
         raise StorageError(
             f"{folder}: cannot be listed ({error.strerror}). Give this user permission to read and enter it, or move "
-            "it out of data.root."
+            "it away from the videos."
         ) from error
     for entry in entries:
         if entry.name in folders:
@@ -142,12 +139,32 @@ def _files(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Ite
             yield prefix + entry.name, _size(Path(entry.path))
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
+
+
 def _size(path: Path) -> int | None:
     try:
         status = path.stat()
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):  # a link that leads nowhere, or to itself
+            return None
+        raise
     return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def refuse_not_utf8(names: Iterable[str], where: str) -> None:
+    """Raise DataError with the first names that are not UTF-8, where there are any; ``where`` begins the message."""
+    foreign = [name for name in names if not _is_utf8(name)]
+    if foreign:
+        raise DataError(
+            f"{where}: {count(foreign, 'file name')} not UTF-8: {some(foreign)}. Rename them (convmv does it)."
+        )
 
 
 def text_of(path: Path, key: str) -> str:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from launchers.base import Stage
 from launchers.cache import StageFolder
+from launchers.checksums import open_checksums
 from launchers.config import Config, problems
-from launchers.predicting import absolute_input, find_videos, merge, shown
+from launchers.display import StageDisplay
+from launchers.planning import PlannedStage, prepare_stage
+from launchers.predicting import UNREADABLE, absolute_input, clip_of, find_videos, merge, shown
+from launchers.shares import hard_link_or_copy, lay_out, link
+from tests.limits import no_more_files
 from videolift.errors import DataError, PartError
 from videolift.files import PREDICTIONS_FILE
 from videolift.manifest import Clip, Manifest
 from videolift.plan import Plan
-from videolift.settings import Predict
+from videolift.settings import Data, Predict, Source
 from videolift.workspace import Kind
 
 HEAD = ["path", "class", "probability", "class_2", "probability_2", "error"]
@@ -59,6 +67,66 @@ def test_videos_of_another_folder_are_named_from_there(here: Path) -> None:
 def test_no_video_is_an_error_that_names_the_place(here: Path, wanted: str) -> None:
     with pytest.raises(DataError, match=r"predict\.input: there is no file"):
         find_videos(absolute_input(wanted, here), here)
+
+
+def test_links_are_followed_and_what_is_no_file_has_a_row(here: Path) -> None:
+    (here / "clips" / "linked").symlink_to(here.parent / "elsewhere")
+    (here / "clips" / "深" / "up").symlink_to(here / "clips")
+    (here / "clips" / "gone.mp4").symlink_to(here / "nothing")
+    (here / "clips" / "loop.mp4").symlink_to("loop.mp4")
+    os.mkfifo(here / "clips" / "pipe.mp4")
+    names = [*("clips/[x].mp4", "clips/b.mp4", "clips/gone.mp4", "clips/linked/d.mp4", "clips/loop.mp4")]
+    names += ["clips/pipe.mp4", "clips/深/c.avi"]
+    assert find_videos(absolute_input("clips", here), here) == (here, names)
+    root, found = find_videos(absolute_input("clips/*.mp4", here), here)
+    assert (root, found) == (here, [name for name in names if name.count("/") == 1])
+    with open_checksums(here / "sums.db") as checksums:
+        clips = [clip_of(here, name, checksums) for name in names]
+    assert [clip.id for clip in clips if clip.sha256 == UNREADABLE] == [names[2], names[4], names[5]]
+
+
+@pytest.mark.parametrize("wanted", ["clips", "clips/*", "clips/bad*.mp4"])
+def test_a_name_that_is_not_utf8_is_refused_by_name(here: Path, wanted: str) -> None:
+    (here / "clips" / "bad\udcff.mp4").touch()
+    with pytest.raises(DataError, match=r"predict\.input=.*: 1 file name is not UTF-8: 'clips/bad\\udcff.mp4'. Rename"):
+        find_videos(absolute_input(wanted, here), here)
+
+
+def test_too_many_open_files_are_no_property_of_a_video(here: Path) -> None:
+    (here / "a.mp4").write_bytes(b"a")
+    with open_checksums(here / "sums.db") as checksums, no_more_files(), pytest.raises(OSError, match="Too many open"):
+        clip_of(here, "a.mp4", checksums)
+
+
+def test_a_job_is_shown_the_videos_and_not_what_lies_beside_their_folder(here: Path, tmp_path: Path) -> None:
+    (here / "private").touch()
+    (here / "clips" / "gone.mp4").symlink_to(here / "nothing")
+    (here / "clips" / "loop.mp4").symlink_to("loop.mp4")
+    for give, folder in ((hard_link_or_copy, "copied"), (link, "linked")):
+        prepared = predict_stage(tmp_path / folder, here, "clips")
+        (videos,) = (space.channels["videos"] for space in lay_out(prepared, give).values())
+        seen = sorted(path.relative_to(videos).as_posix() for path in videos.rglob("*") if not path.is_dir())
+        assert seen == ["clips/[x].mp4", "clips/b.mp4", "clips/gone.mp4", "clips/loop.mp4", "clips/深/c.avi"]
+    inside = predict_stage(tmp_path / "whole", here / "clips", ".")
+    assert inside.dealt["videos"]["algo-1"].whole, "a folder that was asked for may be seen"
+
+
+def predict_stage(folder: Path, here: Path, wanted: str) -> Stage:
+    place = absolute_input(wanted, here)
+    root, names = find_videos(place, here)
+    plan = Plan("predict", "predict-0", predict=Predict(input=place))
+    planned = PlannedStage("predict", "predict-0", plan, ("algo-1",))
+    return prepare_stage(planned, folder, manifest(*names), Data(Source.folder, root=str(root)), {})
+
+
+def test_a_file_that_cannot_be_read_is_not_said_to_be_left_out() -> None:
+    told = {}
+    for name in ("predict", "preprocess"):
+        out = io.StringIO()
+        StageDisplay(Console(file=out), name).event({"type": "clip_error", "clip": "a.txt", "error": "no video"})
+        told[name] = out.getvalue().strip()
+    assert told["predict"] == "predict: cannot read a.txt: no video"
+    assert told["preprocess"] == "preprocess: left out a.txt: no video"
 
 
 def stage(folder: Path, tables: dict[str, list[list[str]]]) -> Stage:
