@@ -15,8 +15,8 @@ from videolift.errors import ClipError
 from videolift.sampling import Choice, ShortVideoError, clip_indices
 from videolift.settings import Preprocess, Reader, Resize
 
-# OpenCV reads these whenever it opens a file. The first makes it drop the packets that PyAV is told to drop.
-os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "fflags;discardcorrupt")
+# OpenCV reads these whenever it opens a file. The first is what PyAV is told, too: see reader_pyav._OPTIONS.
+os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "fflags;discardcorrupt|pattern_type;none")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: what is wrong is told by a ClipError
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # errors only, for the same reason
 cv2.setNumThreads(1)  # videos are shared out over processes; a second level of threads only costs
@@ -25,6 +25,10 @@ Image = NDArray[np.uint8]
 Frame = TypeVar("Frame")
 
 _INTERPOLATIONS = {Resize.area: cv2.INTER_AREA, Resize.linear: cv2.INTER_LINEAR}
+
+
+class ListOfFilesError(ClipError):
+    """A file names others to be shown in its place; FFmpeg would open them, wherever they are."""
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,14 @@ def read(path: Path, preprocess: Preprocess) -> Decoded:
     Raises:
         ClipError: see video.read_clips.
     """
+    interlaced = is_interlaced(path)  # first: OpenCV would open the files that a list names
     capture = _opened(path)
     if not capture.isOpened():
         raise does_not_open(Reader.opencv, "unknown format, or damaged at its beginning")
     claim = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True).decode("latin-1")
     capture.release()
-    if is_interlaced(path):
+    if interlaced:
         # Its conversion of such a frame fails, which it does not report.
         raise ClipError("interlaced video, of which OpenCV makes black frames; use preprocess.reader=pyav")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,8 +14,16 @@ from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from videolift.decoding import Decoded, Image, decode_in_order, does_not_open, nothing_decodes, shrink
-from videolift.errors import ClipError
+from videolift.decoding import (
+    Decoded,
+    Image,
+    ListOfFilesError,
+    decode_in_order,
+    does_not_open,
+    nothing_decodes,
+    shrink,
+)
+from videolift.errors import SHORTAGES, ClipError
 from videolift.packets import Order, is_packed, order_of, runs
 from videolift.sampling import Choice, clip_indices
 from videolift.settings import Preprocess, Reader
@@ -25,8 +34,17 @@ Shrunk = Callable[[av.VideoFrame], Image]
 _HELD_BYTES = 1 << 28  # files above this are read twice instead of holding their packets in memory
 _REFORMATTER = VideoReformatter()  # kept, as setting it up for a file costs as much as two conversions
 _ROTATIONS = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
+# Formats that are lists: what they show lies in other files, or comes over the network.
+_LISTS = {"concat", "dash", "hls", "imf", "rtsp", "sap", "sdp", "vobsub"}
+_TEXT_BYTES = 4096  # of a file, by which it is told whether it is text, as all lists are
 # discardcorrupt: leave out packets that are cut off. fpsprobesize: no look at the first frames for a rate nobody needs.
-_OPTIONS = {"fflags": "discardcorrupt", "fpsprobesize": "0"}
+# format_whitelist: other formats than these are not read at all. pattern_type: %d in a name is not taken for a number.
+_OPTIONS = {
+    "fflags": "discardcorrupt",
+    "fpsprobesize": "0",
+    "format_whitelist": ",".join(sorted(name for name in av.formats_available if not _LISTS & set(name.split(",")))),
+    "pattern_type": "none",
+}
 
 
 def read(path: Path, preprocess: Preprocess) -> Decoded:
@@ -50,9 +68,15 @@ def read(path: Path, preprocess: Preprocess) -> Decoded:
 
 
 def is_interlaced(path: Path) -> bool:
-    """Tell by the first frame whether a video is interlaced; False where PyAV cannot decode it."""
+    """Tell by the first frame whether a video is interlaced; False where PyAV cannot decode it.
+
+    Raises:
+        ListOfFilesError: if it is a list of other files.
+    """
     try:
         first = next(_frames(path), None)
+    except ListOfFilesError:
+        raise
     except ClipError:
         return False
     return first is not None and first.interlaced_frame
@@ -63,12 +87,18 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video's first stream for decoding on one thread.
 
     Raises:
-        ClipError: if there is none, or no decoder for it.
+        ClipError: if there is none, no decoder for it, or the file is a list of others.
+        OSError: if too many files are open.
     """
     try:
         # An absolute path is never taken for a protocol, as a:b.avi would be.
         container = av.open(str(path.absolute()), options=_OPTIONS)
     except av.FFmpegError as error:
+        # Not of FFmpeg: that memory ran out, which it says of damaged files that seem to need a lot, too.
+        if error.errno in SHORTAGES and error.errno != errno.ENOMEM:
+            raise OSError(error.errno, str(error.strerror), str(path)) from error
+        if isinstance(error, av.ArgumentError) and _is_text(path):  # its format is known, and not among ours
+            raise ListOfFilesError("is a list of other files, not a video; give those files themselves") from error
         raise does_not_open(Reader.pyav, str(error.strerror)) from error
     with container:
         if not container.streams.video:
@@ -78,6 +108,11 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise does_not_open(Reader.pyav, "it has no decoder for it")
         stream.codec_context.thread_count = 1
         yield container, stream
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"\0" not in file.read(_TEXT_BYTES)
 
 
 def shrinker(stream: VideoStream, preprocess: Preprocess) -> Shrunk:

@@ -6,6 +6,7 @@ packets that its container knows to be cut off, and conceal damage inside a pack
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from videolift import reader_opencv, reader_pyav
 from videolift.decoding import Image
-from videolift.errors import ClipError
+from videolift.errors import SHORTAGES, ClipError
 from videolift.sampling import ShortVideoError
 from videolift.settings import Preprocess, Reader
 
@@ -36,14 +37,17 @@ def read_clips(path: Path, preprocess: Preprocess) -> Reading:
     Raises:
         ShortVideoError: if it has fewer frames than asked for and the policy is skip or fail.
         ClipError: if it cannot be opened, or no frame of it decodes. Both carry the path as given.
+        OSError: if too many files are open, or memory ran out.
     """
+    if reason := _unreadable(path):
+        raise ClipError(reason, clip=str(path))
     read = reader_opencv.read if preprocess.reader is Reader.opencv else reader_pyav.read
     try:
         found = read(path, preprocess)
     except ShortVideoError as error:
         raise ShortVideoError(error.reason, clip=str(path)) from error
     except ClipError as error:
-        raise ClipError(_unreadable(path) or error.reason, clip=str(path)) from error
+        raise ClipError(error.reason, clip=str(path)) from error
     indices = found.choice.indices
     clips = np.empty((len(indices), preprocess.depth, *next(iter(found.images.values())).shape), np.uint8)
     for window, clip in enumerate(indices):
@@ -55,7 +59,11 @@ def read_clips(path: Path, preprocess: Preprocess) -> Reading:
 def _unreadable(path: Path) -> str:
     """Return what is wrong with a file that no reader could do anything about; nothing where it can be read."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            return "is not a regular file"
         with path.open("rb") as file:
             return "" if file.read(1) else "the file is empty; fetch it again"
     except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
         return f"cannot be read ({error.strerror}); check the path and its permissions"

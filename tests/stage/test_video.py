@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 
+from tests.limits import no_more_files
 from tests.videos import BENCHMARKED, KINDS, Image, read_barcode, starting_late, write_video
+from videolift import reader_pyav
+from videolift.errors import ClipError, StorageError, as_expected
 from videolift.sampling import ShortVideoError, clip_indices
 from videolift.settings import Preprocess, Reader, Resize, Sampling, ShortVideo
 from videolift.video import Reading, read_clips
@@ -49,6 +56,54 @@ def every_frame(path: Path, p: Preprocess) -> list[Image]:
         interpolation = cv2.INTER_AREA if p.resize is Resize.area else cv2.INTER_LINEAR
         small = cv2.resize(frame, (p.width, p.height), interpolation=interpolation)
         frames.append(np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), np.uint8))
+
+
+LISTS = {
+    "concat": "ffconcat version 1.0\nfile {name}\n",
+    "itself": "ffconcat version 1.0\nfile itself.mp4\n",
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{name}\n#EXT-X-ENDLIST\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+    "a=rtpmap:96 H264/90000\n",
+}
+
+
+@pytest.mark.parametrize("reader", Reader)
+@pytest.mark.parametrize("kind", LISTS)
+def test_a_list_of_other_files_is_no_video(videos: dict[str, Path], tmp_path: Path, kind: str, reader: Reader) -> None:
+    shutil.copy(videos["h264_gop250"], tmp_path / "video.mp4")
+    file = tmp_path / f"{kind}{'.m3u8' if kind == 'hls' else '.sdp' if kind == 'sdp' else '.mp4'}"
+    file.write_text(LISTS[kind].format(name="video.mp4"))
+    with pytest.raises(ClipError, match=rf"{file}: is a list of other files, not a video"):
+        read_clips(file, large(reader=reader))
+
+
+@pytest.mark.parametrize("reader", Reader)
+def test_a_pattern_in_a_name_stands_for_itself(tmp_path: Path, reader: Reader) -> None:
+    for name in ("1.png", "2.png", "%d.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((48, 64, 3), np.uint8))
+    assert read_clips(tmp_path / "%d.png", large(reader=reader)).frame_count == 1
+
+
+@pytest.mark.parametrize("reader", Reader)
+def test_a_pipe_is_not_waited_for(tmp_path: Path, reader: Reader) -> None:
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(ClipError, match=r"a\.mp4: is not a regular file"):
+        read_clips(tmp_path / "a.mp4", large(reader=reader))
+
+
+def test_too_many_open_files_are_no_property_of_a_video(
+    videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with no_more_files(), pytest.raises(OSError, match="Too many open files"):
+        read_clips(videos["h264_gop250"], large())
+
+    def full(*_: object, **__: object) -> None:
+        raise av.FFmpegError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(reader_pyav.av, "open", full)
+    with pytest.raises(OSError, match=r"Too many open files.*mp4") as raised:
+        read_clips(videos["h264_gop250"], large())
+    assert isinstance(as_expected(raised.value), StorageError)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
