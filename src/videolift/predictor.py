@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from videolift.video import read_clips
 if TYPE_CHECKING:
     import keras
 
+WINDOWS_A_BATCH = 32  # that go through the network at a time: of a long video there may be thousands
 FILES = (MODEL_FILE, CLASSES_FILE, SETTINGS_FILE)
 
 Clips = npt.NDArray[np.uint8]
@@ -66,14 +67,34 @@ class Predictor:
         Args:
             videos: uint8 (window, frame, height, width, channel) of each, at least one window.
         """
-        windows = np.asarray(self._model(np.concatenate(videos), training=False), np.float64)
+        windows = np.concatenate([self._answers(batch) for batch in batches(videos, WINDOWS_A_BATCH)])
         ends = np.cumsum([len(clips) for clips in videos])
         return np.stack([part.mean(axis=0) for part in np.split(windows, ends[:-1])])
+
+    def _answers(self, batch: Sequence[Clips]) -> Probabilities:
+        return np.asarray(self._model(np.concatenate(batch), training=False), np.float64)
 
     def ranked(self, probabilities: Probabilities) -> list[tuple[str, float]]:
         """Return classes with their probabilities, best first."""
         order = np.argsort(-probabilities, kind="stable")
         return [(self.classes[i], float(probabilities[i])) for i in order]
+
+
+def batches(videos: Sequence[Clips], size: int) -> Iterator[list[Clips]]:
+    """Yield the windows of all videos in order, ``size`` at a time, as views of the videos that they are of."""
+    batch: list[Clips] = []
+    room = size
+    for clips in videos:
+        first = 0
+        while first < len(clips):
+            batch.append(clips[first : first + room])
+            first += len(batch[-1])
+            room -= len(batch[-1])
+            if not room:
+                yield batch
+                batch, room = [], size
+    if batch:
+        yield batch
 
 
 def load_predictor(folder: Path) -> Predictor:
