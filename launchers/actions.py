@@ -14,6 +14,7 @@ from launchers.parity import parity_table
 from launchers.planning import finished_stages, in_jobs, inputs_of, planned_names, prepare_stage, to_compute
 from launchers.preparing import Prepared, find_backend
 from launchers.signals import terminate_as_interrupt
+from videolift.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,12 +36,22 @@ def described(prepared: Prepared, outputs: Outputs) -> list[Described]:
 
 
 def sync(console: Console, outputs: Outputs, config: Config) -> int:
-    """Record a run again from its own files, and say where."""
+    """Record a run again from its own files, and say where.
+
+    Raises:
+        ConfigError: if a model is to be registered and the run has none.
+    """
     from launchers import tracking
 
     folder = outputs.run(str(config.run))
+    if config.tracking.register is not None and not folder.load().has_trained:
+        raise ConfigError(
+            f"tracking.register: {config.run} has no finished training whose model it could be; leave it out"
+        )
     tracking.sync(folder, config.tracking, outputs.root)
-    console.print(f"run {config.run} is recorded in {folder.load().mlflow_uri}", soft_wrap=True)
+    record = folder.load()
+    console.print(f"run {config.run} is recorded in {record.mlflow_uri}", soft_wrap=True)
+    report.print_registered(console, record, config.tracking)
     return 0
 
 

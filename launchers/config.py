@@ -312,6 +312,7 @@ def _own_problems(config: Config) -> Iterator[str]:
             "has a channel a member, and a training job has 20 at most"
         )
     yield from _tracking_problems(config.tracking)
+    yield from _register_problems(config)
     yield from _sweep_problems(config.sweep)
     yield from _metric_problems(config)
     yield from _visualize_problems(config)
@@ -507,6 +508,17 @@ def _image_problems(backend: Backend) -> Iterator[str]:
     wheels = backend.build.wheels
     if wheels is not None and not Path(wheels).expanduser().is_dir():
         yield f"backend.build.wheels: no folder {wheels}; say where the wheels are"
+
+
+def _register_problems(config: Config) -> Iterator[str]:
+    if config.tracking.register is None or config.script.path is not None or "train" in config.stages:
+        return
+    of_earlier = config.run is not None and config.stages != [PREDICT]  # then its own model may be meant
+    if config.action in (Action.run, Action.plan) and not of_earlier:
+        yield (
+            "tracking.register: is for what the stage train makes, which is not in stages; leave it out, or register "
+            "the model of a run that has trained: action=sync run=ID"
+        )
 
 
 def _tracking_problems(tracking: Tracking) -> Iterator[str]:

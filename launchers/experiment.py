@@ -18,7 +18,7 @@ from launchers.records import RunRecord
 from launchers.redaction import redacted_text
 from launchers.running import Run, resume_command
 from launchers.signals import terminate_as_interrupt
-from videolift.errors import as_expected
+from videolift.errors import ConfigError, as_expected
 from videolift.plan import from_plain
 
 if TYPE_CHECKING:
@@ -98,15 +98,22 @@ def _run_or_plan(console: Console, outputs: Outputs, config: Config, place: Plac
         report.print_predictions(console, record, outputs, open_with)
     else:
         report.print_summary(console, record, prepared, outputs, open_with)
+    report.print_registered(console, record, config.tracking)
     return 0
 
 
 def _again(config: Config, outputs: Outputs) -> Config:
-    """Return the configuration of an earlier run; with ``action=run`` only its stages are other ones."""
+    """Return the configuration of an earlier run; with ``action=run`` only its stages are other ones.
+
+    Raises:
+        ConfigError: if a model is to be registered and there is going to be none.
+    """
     record = outputs.run(str(config.run)).load()
     earlier = from_plain(Config, record.config)
     resumed = config.action is Action.resume
     stages = earlier.stages if resumed else config.stages
+    if config.tracking.register is not None and "train" not in stages and not record.has_trained:
+        raise ConfigError(f"tracking.register: {record.id} trains no model that could be registered; leave it out")
     backend = replace(earlier.backend, wait=True)  # who comes back wants to see the end
     return replace(
         earlier,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from launchers.cache import model_folder
 from launchers.provenance import versions
+from videolift.errors import ConfigError
 from videolift.files import CLASSES_FILE, MODEL_FILE, SETTINGS_FILE
 
 if TYPE_CHECKING:
@@ -48,14 +49,22 @@ def log_model(client: MlflowClient, run_id: str, train: StageRecord) -> None:
     client.set_tag(run_id, MODEL_TAG, f"{train.id} {logged.model_id}")
 
 
-def register_model(client: MlflowClient, run_id: str, train: StageRecord, name: str) -> None:
-    """Make the logged model of a training a version of a registered model, unless it is one already."""
+def register_model(client: MlflowClient, run_id: str, train: StageRecord, name: str) -> str:
+    """Make the logged model of a training a version of a registered model, unless it is one already; return which.
+
+    Raises:
+        ConfigError: if it was not logged.
+    """
     from mlflow.exceptions import MlflowException
 
     tags = client.get_run(run_id).data.tags
     stage, _, model_id = tags.get(MODEL_TAG, "").partition(" ")
-    if stage != train.id or tags.get(REGISTERED_TAG, "").startswith(f"{name} {model_id} "):
-        return
+    if stage != train.id:
+        raise ConfigError(
+            f"tracking.register: the model of {train.id} is not in {train.folder} any more; train it again"
+        )
+    if tags.get(REGISTERED_TAG, "").startswith(f"{name} {model_id} "):
+        return tags[REGISTERED_TAG].rpartition(" ")[2]
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -67,6 +76,7 @@ def register_model(client: MlflowClient, run_id: str, train: StageRecord, name: 
         name, place, run_id, tags={"videolift.stage.train": train.id}, model_id=model_id
     )
     client.set_tag(run_id, REGISTERED_TAG, f"{name} {model_id} {version.version}")
+    return str(version.version)
 
 
 def _save(path: Path, folder: Path, run_id: str, model_id: str) -> None:

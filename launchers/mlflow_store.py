@@ -228,11 +228,12 @@ class Recording:
         train = finished.get("train")
         if train and tracking.log_model:
             mlflow_model.log_model(self.client, self.run_id, train)
-            if tracking.register:
-                mlflow_model.register_model(self.client, self.run_id, train, tracking.register)
         if record.status is not Status.RUNNING:
             end_ms = int(record.ended * 1000) if record.ended else None
             self.client.set_terminated(self.run_id, record.status.value, end_ms)
+        if train and tracking.log_model and tracking.register:
+            version = mlflow_model.register_model(self.client, self.run_id, train, tracking.register)
+            record.registered = f"{tracking.register} version {version}"
 
     def _params(self, record: RunRecord) -> None:
         from mlflow.entities import Param

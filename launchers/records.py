@@ -85,7 +85,13 @@ class RunRecord:
     parent: str | None = None  # MLflow run id of a sweep's parent
     mlflow_run: str | None = None  # MLflow run id, once there is one
     mlflow_uri: str | None = None  # tracking URI that mlflow_run belongs to
+    registered: str | None = None  # the last version in the model registry that its model became
     synced: bool = False  # everything above is in MLflow
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether its training is finished."""
+        return any(stage.name == "train" and stage.status is Status.FINISHED for stage in self.stages)
 
 
 class Tagged(Protocol):

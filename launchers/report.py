@@ -14,7 +14,7 @@ from rich.text import Text
 
 from launchers.base import Described
 from launchers.cache import StageFolder
-from launchers.config import PREDICT, Config
+from launchers.config import PREDICT, Config, Tracking
 from launchers.outputs import Outputs
 from launchers.parity import Table as Parity
 from launchers.planning import PlannedStage, finished_stages
@@ -191,6 +191,12 @@ def print_predictions(console: Console, record: RunRecord, outputs: Outputs, ope
     console.print(f"run    {_from_here(outputs.run(record.id).path)}", soft_wrap=True)
     if open_with:
         console.print(f"open   {open_with}", soft_wrap=True)
+
+
+def print_registered(console: Console, record: RunRecord, tracking: Tracking) -> None:
+    """Print which version of a registered model a run's became, where that was wanted and came about."""
+    if tracking.register is not None and record.synced and record.registered is not None:
+        console.print(f"registered {record.registered}", soft_wrap=True)
 
 
 def _from_here(path: Path) -> str:
