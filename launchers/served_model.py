@@ -50,7 +50,8 @@ class VideoClassifier(PythonModel):
     def _row(self, video: str, path: str) -> dict[str, Any]:
         from videolift.errors import ClipError
 
-        answer: dict[str, Any] = {"path": path, "class": "", "probability": 0.0, "top5": "[]", "error": ""}
+        shown = path.encode(errors="backslashreplace").decode()  # half a character fits in no answer
+        answer: dict[str, Any] = {"path": shown, "class": "", "probability": 0.0, "top5": "[]", "error": ""}
         try:
             with _file(video, path) as file:
                 scores = self._predictor.predict(file)
@@ -105,9 +106,16 @@ def _allowed(path: str) -> Path:
     if not folder:
         raise Refused(f"path: no folder is allowed; start the server with {FOLDER}=FOLDER, or send the video itself")
     allowed = Path(folder).resolve()
-    file = (allowed / path).resolve()  # links and .. count as where they lead
-    if not file.is_relative_to(allowed):
+    try:
+        file = (allowed / path).resolve()  # links and .. count as where they lead
+        is_below = file.is_relative_to(allowed)
+        is_special = is_below and file.exists() and not file.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # NUL, half a character, too long, a link to itself
+        raise Refused("path: no file can have it") from error
+    if not is_below:
         raise Refused(f"path: is not below the folder that {FOLDER} allows")
+    if is_special:
+        raise Refused("path: is not a regular file")
     return file
 
 
