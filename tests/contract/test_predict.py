@@ -29,19 +29,21 @@ def test_a_model_says_of_videos_what_it_said_when_it_was_tested(
     inbox = tmp_path / "收件 [1]"
     data.rename(inbox)  # nobody needs them where they were
     (inbox / "broken.mp4").write_bytes(b"no video")
+    (inbox / "list.mp4").write_text(f"ffconcat version 1.0\nfile '{next(inbox.rglob('*.avi')).relative_to(inbox)}'\n")
     (inbox / ".hidden").write_text("no video either")
     asked = [PREDICT, f"run={trained['id']}", "predict.input=收件 [1]", "predict.top=3", "tracking=none"]
     asked += [f"backend={backend}", *backend_settings, "backend.predict.instance_count=2"]
     ended = runs.run(*asked, cwd=tmp_path)
-    assert "1 of 25 files cannot be read" in ended.out and "收件 [1]/broken.mp4" in ended.out
+    assert "2 of 26 files cannot be read" in ended.out and "收件 [1]/broken.mp4" in ended.out
+    assert "predict: cannot read 收件 [1]/list.mp4: is a list of other files, not a video" in ended.out
     record = runs.records(tmp_path)[-1]
     assert record["status"] == "FINISHED" and record["tags"]["videolift.model_of"] == trained["id"]
     rows = table(tmp_path / "outputs" / "runs" / record["id"] / "predictions.csv")
     wanted = sorted(f.relative_to(tmp_path).as_posix() for f in inbox.rglob("*") if f.is_file() and f.name != ".hidden")
     assert [row["path"] for row in rows] == wanted
-    broken = next(row for row in rows if row["path"].endswith("broken.mp4"))
-    assert broken["error"] and not broken["class"]
-    assert all(float(row["probability"]) >= float(row["probability_2"]) > 0 for row in rows if row is not broken)
+    broken = [row for row in rows if row["path"].endswith(("broken.mp4", "list.mp4"))]
+    assert len(broken) == 2 and all(row["error"] and not row["class"] for row in broken)
+    assert all(float(row["probability"]) >= float(row["probability_2"]) > 0 for row in rows if row not in broken)
     # The same clips, read from the videos and not from arrays.
     found = {row["path"].partition("/")[2]: row for row in rows}
     tested = table(Path(runs.stage(trained, "evaluate")["folder"]) / "hosts/algo-1/output/data/predictions.csv")
@@ -54,7 +56,7 @@ def test_a_model_says_of_videos_what_it_said_when_it_was_tested(
     (tmp_path / "elsewhere").mkdir()
     resumed = [f"run={record['id']}", "outputs=../outputs", "tracking=none"]
     again = runs.run("action=resume", *resumed, cwd=tmp_path / "elsewhere")
-    assert "predict: cached" in again.out and "1 of 25 files cannot be read" in again.out
+    assert "predict: cached" in again.out and "2 of 26 files cannot be read" in again.out
 
 
 def test_what_cannot_be_asked_of_a_model_is_told_at_once(tmp_path: Path, quick: list[str]) -> None:
@@ -63,5 +65,7 @@ def test_what_cannot_be_asked_of_a_model_is_told_at_once(tmp_path: Path, quick: 
     assert "predict.input: which videos?" in ended.err
     ended = runs.run(PREDICT, "run=nobody", "predict.input=x", "model.epoch=3", cwd=tmp_path, code=2)
     assert "model.epoch: an existing run keeps its own settings" in ended.err
+    ended = runs.run(PREDICT, "run=nobody", "predict.input=x", "tracking.register=x", cwd=tmp_path, code=2)
+    assert "tracking.register: is for what the stage train makes" in ended.err
     ended = runs.run(PREDICT, "run=nobody", "predict.input=x", cwd=tmp_path, code=2)
     assert "no run 'nobody'" in ended.err
