@@ -27,8 +27,8 @@ Frame = TypeVar("Frame")
 _INTERPOLATIONS = {Resize.area: cv2.INTER_AREA, Resize.linear: cv2.INTER_LINEAR}
 
 
-class ListOfFilesError(ClipError):
-    """A file names others to be shown in its place; FFmpeg would open them, wherever they are."""
+class TextError(ClipError):
+    """A file is text, which FFmpeg draws, or which names other files, that FFmpeg opens, wherever they are."""
 
 
 @dataclass(frozen=True)

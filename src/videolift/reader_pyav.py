@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from videolift.decoding import (
     Decoded,
     Image,
-    ListOfFilesError,
+    TextError,
     decode_in_order,
     does_not_open,
     nothing_decodes,
@@ -36,13 +36,14 @@ _REFORMATTER = VideoReformatter()  # kept, as setting it up for a file costs as 
 _ROTATIONS = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CLOCKWISE}
 # Formats that are lists: what they show lies in other files, or comes over the network.
 _LISTS = {"concat", "dash", "hls", "imf", "rtsp", "sap", "sdp", "vobsub"}
-_TEXT_BYTES = 4096  # of a file, by which it is told whether it is text, as all lists are
+_TEXTS = _LISTS | {"adf", "bin", "idf", "tty", "xbin"}  # of others, as of a table of videos, its letters would be drawn
+_TEXT_BYTES = 4096  # of a file, by which it is told whether it is text, as all of these are
 # discardcorrupt: leave out packets that are cut off. fpsprobesize: no look at the first frames for a rate nobody needs.
 # format_whitelist: other formats than these are not read at all. pattern_type: %d in a name is not taken for a number.
 _OPTIONS = {
     "fflags": "discardcorrupt",
     "fpsprobesize": "0",
-    "format_whitelist": ",".join(sorted(name for name in av.formats_available if not _LISTS & set(name.split(",")))),
+    "format_whitelist": ",".join(sorted(name for name in av.formats_available if not _TEXTS & set(name.split(",")))),
     "pattern_type": "none",
 }
 
@@ -71,11 +72,11 @@ def is_interlaced(path: Path) -> bool:
     """Tell by the first frame whether a video is interlaced; False where PyAV cannot decode it.
 
     Raises:
-        ListOfFilesError: if it is a list of other files.
+        TextError: if it is text, as a list of other files is.
     """
     try:
         first = next(_frames(path), None)
-    except ListOfFilesError:
+    except TextError:
         raise
     except ClipError:
         return False
@@ -87,7 +88,7 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a video's first stream for decoding on one thread.
 
     Raises:
-        ClipError: if there is none, no decoder for it, or the file is a list of others.
+        ClipError: if there is none, no decoder for it, or the file is text.
         OSError: if too many files are open.
     """
     try:
@@ -98,7 +99,7 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         if error.errno in SHORTAGES and error.errno != errno.ENOMEM:
             raise OSError(error.errno, str(error.strerror), str(path)) from error
         if isinstance(error, av.ArgumentError) and _is_text(path):  # its format is known, and not among ours
-            raise ListOfFilesError("is a list of other files, not a video; give those files themselves") from error
+            raise TextError("is text, not a video; if it is a list of other files, give those themselves") from error
         raise does_not_open(Reader.pyav, str(error.strerror)) from error
     with container:
         if not container.streams.video:

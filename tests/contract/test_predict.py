@@ -35,7 +35,7 @@ def test_a_model_says_of_videos_what_it_said_when_it_was_tested(
     asked += [f"backend={backend}", *backend_settings, "backend.predict.instance_count=2"]
     ended = runs.run(*asked, cwd=tmp_path)
     assert "2 of 26 files cannot be read" in ended.out and "收件 [1]/broken.mp4" in ended.out
-    assert "predict: cannot read 收件 [1]/list.mp4: is a list of other files, not a video" in ended.out
+    assert "predict: cannot read 收件 [1]/list.mp4: is text, not a video" in ended.out
     record = runs.records(tmp_path)[-1]
     assert record["status"] == "FINISHED" and record["tags"]["videolift.model_of"] == trained["id"]
     rows = table(tmp_path / "outputs" / "runs" / record["id"] / "predictions.csv")

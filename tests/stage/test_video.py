@@ -58,22 +58,24 @@ def every_frame(path: Path, p: Preprocess) -> list[Image]:
         frames.append(np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), np.uint8))
 
 
-LISTS = {
+TEXTS = {
     "concat": "ffconcat version 1.0\nfile {name}\n",
     "itself": "ffconcat version 1.0\nfile itself.mp4\n",
     "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{name}\n#EXT-X-ENDLIST\n",
     "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
     "a=rtpmap:96 H264/90000\n",
+    "letters": "Jump/v_Jump_g01_c01.avi 1\n" * 100,
 }
+SUFFIXES = {"hls": ".m3u8", "sdp": ".sdp", "letters": ".txt"}
 
 
 @pytest.mark.parametrize("reader", Reader)
-@pytest.mark.parametrize("kind", LISTS)
-def test_a_list_of_other_files_is_no_video(videos: dict[str, Path], tmp_path: Path, kind: str, reader: Reader) -> None:
+@pytest.mark.parametrize("kind", TEXTS)
+def test_text_is_no_video(videos: dict[str, Path], tmp_path: Path, kind: str, reader: Reader) -> None:
     shutil.copy(videos["h264_gop250"], tmp_path / "video.mp4")
-    file = tmp_path / f"{kind}{'.m3u8' if kind == 'hls' else '.sdp' if kind == 'sdp' else '.mp4'}"
-    file.write_text(LISTS[kind].format(name="video.mp4"))
-    with pytest.raises(ClipError, match=rf"{file}: is a list of other files, not a video"):
+    file = tmp_path / f"{kind}{SUFFIXES.get(kind, '.mp4')}"
+    file.write_text(TEXTS[kind].format(name="video.mp4"))
+    with pytest.raises(ClipError, match=rf"{file}: is text, not a video"):
         read_clips(file, large(reader=reader))
 
 
