@@ -8,7 +8,7 @@ from typing import Any
 
 from launchers.preparing import Prepared
 from videolift.plan import digest_of, to_plain
-from videolift.provenance import source_digest
+from videolift.provenance import module_of, source_digest
 
 ID_LENGTH = 12  # hex digits
 # Where and how children are run and recorded does not change what they are.
@@ -43,13 +43,13 @@ def sweep_id(identities: Sequence[str], chosen_by: Any = None) -> str:
 
 def parts_of(runs: Sequence[Prepared], chosen_by: Any = None) -> dict[str, str]:
     """Return the digests of what makes a sweep's identity, so that it can be told what has changed."""
-    stages = {name: stage for run in runs for name, stage in run.planned.items()}
-    code = {name: [source_digest(name), runs[0].backend.libraries(name)] for name in stages}
-    builders = [stage.builder for run in runs for stage in run.planned.values()]
+    kinds = dict.fromkeys(stage.stage for run in runs for stage in run.planned.values())
+    code = {kind: [source_digest(module_of(kind)), runs[0].backend.libraries(kind)] for kind in kinds}
+    own = [{path: text.hex() for path, text in s.builder.items()} for run in runs for s in run.planned.values()]
     return {
         "settings": digest_of([*(settings_of(run) for run in runs), chosen_by]),
         "data": digest_of([run.manifest.digest for run in runs]),
-        "source": digest_of([code, [{name: text.hex() for name, text in b.items()} for b in builders]]),
+        "source": digest_of([code, list(dict.fromkeys(map(digest_of, own)))]),
     }
 
 

@@ -24,10 +24,10 @@ from videolift.events import Events
 from videolift.job import Job, Stop, die_with, stop_when_stdin_closes
 from videolift.manifest import Manifest
 from videolift.plan import MANIFEST_FILE, PLAN_FILE, SOURCE_FOLDER, Plan, read_plan
+from videolift.provenance import module_of
 from videolift.workspace import CONTAINER_ROOT, Workspace, find_workspace
 
 STAGES = ("preprocess", "train", "evaluate", "visualize", "predict", "script", "preprocess-script")
-MODULES = {"preprocess-script": "script"}  # that run a stage, where the name is another one
 ON_ALL_HOSTS = ("train", "script")  # of the stages of a training job
 SIGNALLED = 128  # a shell's exit code for a process that a signal ended is this and the signal's number
 STOPPED_EXIT_CODE = SIGNALLED + signal.SIGTERM
@@ -164,7 +164,7 @@ def _run(workspace: Workspace, plan: Plan, events: Events, stop: Stop) -> None:
         )
     if plan.stage not in STAGES:
         raise VideoliftError(f"{orders}: no stage {plan.stage!r}; there are {', '.join(STAGES)}")
-    module = MODULES.get(plan.stage, plan.stage)
+    module = module_of(plan.stage)
     if (orders / SOURCE_FOLDER).is_dir() and module != "script":
         sys.path.insert(0, str(orders / SOURCE_FOLDER))
     importlib.import_module(f"videolift.{module}").run(Job(workspace, plan, manifest, events, stop))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 PACKAGE = "videolift"
 OF_SCRIPTS = ("script", "preprocess-script")  # stages that may do without the libraries below
+MODULES = {"preprocess-script": "script"}  # that run a stage, where the name is another one
 FOLDER = Path(__file__).parent
 
 # Whose versions belong to a stage's id, by the module that runs it.
@@ -23,6 +24,11 @@ LIBRARIES = {
     "script": ("keras", "numpy", "tensorflow"),
     "preprocess-script": ("av", "numpy", "opencv-python-headless"),
 }
+
+
+def module_of(stage: str) -> str:
+    """Return the name of the module of this package that runs a stage."""
+    return MODULES.get(stage, stage)
 
 
 def source_digest(module: str) -> str:

@@ -166,6 +166,18 @@ def test_a_plan_of_a_sweep_shows_what_is_shared_and_runs_nothing(small: list[str
     assert not (tmp_path / "outputs" / "sweeps").exists()
 
 
+def test_an_ensemble_takes_over_the_training_of_the_child_before(small: list[str], tmp_path: Path) -> None:
+    ended = runs.run(*small, "model.epoch=1", "model.members=1,2", cwd=tmp_path)
+    (record,) = records(tmp_path)
+    assert states(record) == ["finished"] * 2
+    assert ended.out.count("computed once for") == 2  # arrays, and what is the first member
+    alone, whole = (next(r for r in runs.records(tmp_path) if r["id"] == child.run) for child in record.children)
+    first, second = (runs.stage(whole, name) for name in ("train-1", "train-2"))
+    assert (first["id"], first["origin"]) == (runs.stage(alone, "train")["id"], alone["id"])
+    assert not second["cached"]
+    assert record.children[1].value == runs.metrics(whole, "train")["val_accuracy", 0]
+
+
 def test_settings_of_sweeps_are_refused_without_one(small: list[str], tmp_path: Path) -> None:
     ended = runs.run(*small[1:], cwd=tmp_path, code=2)
     assert "sweep.threads: is for sweeps; say python run.py -m" in ended.err
