@@ -428,7 +428,8 @@ def _sweep_problems(sweep: Sweep) -> Iterator[str]:
 
 
 # Metrics by which children can be compared: those of the train stage, and those of evaluate.
-OF_AN_EPOCH = ("loss", "accuracy", "val_loss", "val_accuracy")
+OF_THE_TRAINING_SET = ("loss", "accuracy")
+OF_AN_EPOCH = (*OF_THE_TRAINING_SET, "val_loss", "val_accuracy")
 OF_THE_TEST = (
     "test_loss",
     "test_accuracy",
@@ -453,6 +454,11 @@ def _metric_problems(config: Config) -> Iterator[str]:
             yield f"sweep.metric: {metric} is told by the stage {stage}, which is not in stages"
         if metric.startswith("val_") and config.data.val_share == 0:
             yield f"sweep.metric: without a validation set (data.val_share=0) there is no {metric}"
+        if metric in OF_THE_TRAINING_SET and config.model.members > 1:
+            yield (
+                f"sweep.metric: an ensemble (model.members={config.model.members}) has no {metric}, its members have; "
+                f"say val_{metric} or test_{metric}"
+            )
 
 
 # Which backends a setting is for, where not for all; the others would silently ignore it.

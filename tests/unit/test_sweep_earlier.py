@@ -68,6 +68,8 @@ def test_which_of_two_values_is_better_follows_from_the_metric() -> None:
     ("overrides", "problem"),
     [
         (["sweep.metric=val_acurracy"], "did you mean val_accuracy?"),
+        (["sweep=optuna", "sweep.metric=accuracy", "model.members=2"], "say val_accuracy or test_accuracy"),
+        (["sweep=optuna", "sweep.metric=loss", "model=ensemble"], "an ensemble (model.members=10) has no loss"),
         (["sweep=optuna", "stages=[preprocess]"], "is told by the stage train, which is not in stages"),
         (["sweep=optuna", "sweep.metric=test_accuracy", "stages=[preprocess,train]"], "the stage evaluate"),
         (["sweep=optuna", "data.val_share=0"], "without a validation set"),
