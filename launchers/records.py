@@ -23,6 +23,7 @@ SWEEP_TAG, CHILD_TAG = (
     "videolift.sweep",
     "videolift.child",
 )  # of a sweep's run: whose, which one
+SYSTEM = "system/"  # before the metrics of a machine
 MODEL_OF_TAG = "videolift.model_of"  # of a run that asks another one's model: that one's id
 
 
@@ -54,12 +55,19 @@ class StageRecord:
             return event
         told = {**event, "stage": self.name}
         if event["type"] == "metric":
-            told["key"] = f"{self.name}/{event['key']}"
+            told["key"] = self._key(event["key"])
         elif event["type"] == "tag":
             told["key"] = f"{self.name}.{event['key']}"
         elif event["type"] == "artifact":
             told["folder"] = f"{self.name}/{event.get('folder', '')}"
         return told
+
+    def _key(self, key: str) -> str:
+        """Return what the run calls a metric of a member: MLflow looks for those of a machine below system/."""
+        machine = f"{SYSTEM}{stage_of(self.name)}/"
+        if key.startswith(machine):
+            return f"{SYSTEM}{self.name}/{key.removeprefix(machine)}"
+        return f"{self.name}/{key}"
 
 
 def stage_of(name: str) -> str:
