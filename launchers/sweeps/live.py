@@ -23,6 +23,7 @@ from rich.live import Live
 from rich.text import Text
 
 from launchers.config import Goal
+from launchers.records import stage_of
 from launchers.sweeps.record import Child, State, SweepFolder, SweepRecord
 from launchers.sweeps.shown import (
     GAP,
@@ -117,19 +118,33 @@ class _Progress:
     best: float | None = None
     hosts: dict[str, tuple[int, int]] = field(default_factory=dict)  # host -> done, total of this stage
     told: str = ""  # of whom an epoch's metrics were the last that was said: progress comes with them
+    begun: set[str] = field(default_factory=set)  # names of stages
 
     def take(self, event: Event, record: SweepRecord) -> bool:
-        """Take in an event, and tell whether another stage has begun."""
-        if event["type"] not in ("metric", "progress") or "/" in event.get("key", ""):  # a machine's load, a service's
+        """Take in an event, and tell whether another stage has begun.
+
+        Of members of an ensemble that train side by side, the one that began last is followed.
+        """
+        if event["type"] not in ("metric", "progress"):
             return False
-        begins = bool(event.get("stage")) and event["stage"] != self.stage
+        name = str(event.get("stage") or self.stage)
+        key = event.get("key", "").removeprefix(f"{name}/")  # as a member of an ensemble tells it
+        if "/" in key or (name in self.begun and name != self.stage):  # a machine's load, a service's; another's
+            return False
+        begins = name != self.stage
         if begins:
-            self.stage, self.hosts, self.told = str(event["stage"]), {}, ""
+            self._begin(name)
         if event["type"] == "metric":
-            self._metric(event, record)
+            self._metric({**event, "key": key}, record)
         else:
             self._progress(event)
         return begins
+
+    def _begin(self, name: str) -> None:
+        self.begun.add(name)
+        self.stage, self.hosts, self.told = name, {}, ""
+        if stage_of(name) == "train":
+            self.epoch, self.epochs, self.now, self.best = 0, None, None, None
 
     def _metric(self, event: Event, record: SweepRecord) -> None:
         if event["step"] > 0:
@@ -148,6 +163,15 @@ class _Progress:
         if self.told == event["host"] and done and total * self.epoch % done == 0:  # at the end of an epoch
             self.epochs = total * self.epoch // done
         self.told = ""
+
+    @property
+    def stage_text(self) -> str | None:
+        """Return what plain lines say of the stage that began last; None where they are silent of it."""
+        kind = stage_of(self.stage)
+        if kind != self.stage:
+            return f"{TOLD_STAGES[kind]} ({self.stage})"
+        members = any(name != kind and stage_of(name) == kind for name in self.begun)
+        return "averaging" if members else TOLD_STAGES.get(kind)
 
     @property
     def epoch_text(self) -> str:
@@ -261,7 +285,7 @@ class _Lines(_View):
             self.say(self._ended(child), STYLES[child.state])
 
     def _tell_stage(self, child: Child) -> None:
-        if (what := TOLD_STAGES.get(self._of(child).stage)) is not None:
+        if (what := self._of(child).stage_text) is not None:
             self.say(f"#{child.number} {plain_label(child)}: {what}", "")
 
 

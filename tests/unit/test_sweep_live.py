@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from launchers.config import Goal
+from launchers.records import StageRecord
 from launchers.signals import interrupt
 from launchers.sweeps import live
 from launchers.sweeps.live import LiveTable, chosen
@@ -92,6 +93,11 @@ class Told:
                 told.progress(epoch * steps + 3, of * steps, unit="batches")
 
         return self.by("train", say)
+
+    def member(self, number: int, *values: float) -> list[Event]:
+        """Return what the training of an ensemble's member says in its first epochs, as the run tells it."""
+        member = StageRecord(f"train-{number}", "id", "folder")
+        return [member.as_told(event) for event in self.epochs(*values)]
 
 
 @pytest.fixture
@@ -301,6 +307,36 @@ def test_a_terminal_shows_a_row_a_child(told: Told) -> None:
         counts = r"1 of 5 finished, 1 failed, 2 running, 1 waiting · best #0 val_accuracy 0.900 · 0:0\d"
         assert re.fullmatch(counts, screen[-1])
         assert "#3 model.batch=11: failed, StageError: no memory (sweeps/1f3a/children/0003.log)" in screen
+
+
+def test_members_of_an_ensemble_are_followed_as_they_begin(told: Told) -> None:
+    one, another = child(0), child(1)
+    side_by_side = zip(told.member(1, 0.9, 0.9, 0.9), told.member(2, 0.25, 0.5, 0.25), strict=True)
+
+    def average(e: Events) -> None:
+        e.metric("members/val_accuracy", 0.9, step=1)
+        e.progress(1, 2, unit="members")
+        e.metric("val_accuracy", 0.75)
+
+    with shown(record(one, another), terminal=True) as (table, out):
+        start(table, one)
+        start(table, another)
+        for event in (event for both in side_by_side for event in both):
+            table.event(one, event)
+            table.event(another, event)
+        for event in told.by("train", average):
+            table.event(another, event)
+        screen = out.until("train  +50%")
+        assert row(screen, 0)[3:7] == ["train-2", "3/20", "0.250", "0.500"]
+        assert row(screen, 1)[3:7] == ["train", "50%", "0.750", "0.750"]
+    with shown(record(one), terminal=False) as (table, out):
+        for event in [*told.member(1, 0.9), *told.member(2, 0.9), *told.member(1, 0.9), *told.by("train", average)]:
+            table.event(one, event)
+    assert [line.partition(": ")[2] for line in out.getvalue().splitlines()] == [
+        "training (train-1)",
+        "training (train-2)",
+        "averaging",
+    ]
 
 
 def test_the_table_goes_and_what_was_said_stays(told: Told) -> None:
