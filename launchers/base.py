@@ -48,6 +48,11 @@ class Stage:
     def __post_init__(self) -> None:
         self.name = self.name or self.plan.stage
 
+    @property
+    def is_member(self) -> bool:
+        """Whether it trains a member of an ensemble."""
+        return self.name != self.plan.stage
+
     def workspace(self, host: str, shares: Mapping[str, Path]) -> Workspace:
         """Return a host's workspace.
 

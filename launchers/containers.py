@@ -13,7 +13,7 @@ from launchers.cache import Cache
 from launchers.config import Backend, Mode, Resources
 from launchers.container_job import ContainerJob, Setup, remove_left, remove_orphans
 from launchers.image import PURPOSES, Image, libraries_of, locked_versions, probe, source_of
-from launchers.machine import best_precision, thread_variables
+from launchers.machine import ALL_CORES, Threads, best_precision, thread_variables
 from videolift.errors import ConfigError
 from videolift.settings import Precision
 from videolift.workspace import Workspace
@@ -27,7 +27,7 @@ class ContainerBackend(OnThisMachine):
 
     name = "sagemaker-local"
 
-    def __init__(self, settings: Backend, cache: Cache, threads: int | None = None) -> None:
+    def __init__(self, settings: Backend, cache: Cache, threads: Threads = ALL_CORES) -> None:
         self._settings = settings
         self._threads = threads
         self._cache = cache
@@ -101,7 +101,7 @@ class ContainerBackend(OnThisMachine):
             cpus=resources.cpus,
             gpus=self._settings.gpus if purpose == "train" else None,
             isolated=self._settings.network_isolation,
-            variables=thread_variables(self._threads),
+            variables=thread_variables(self._threads.of(stage)),
         )
 
     def _reference(self, purpose: str) -> str:

@@ -16,7 +16,7 @@ from launchers.attached import AttachedJob, OnThisMachine, attach
 from launchers.base import HostEnd, Stage
 from launchers.cache import Cache
 from launchers.config import Backend
-from launchers.machine import best_precision, has_cuda_libraries, thread_variables
+from launchers.machine import ALL_CORES, Threads, best_precision, has_cuda_libraries, thread_variables
 from videolift.provenance import library_versions
 from videolift.settings import Precision
 from videolift.workspace import Workspace
@@ -32,7 +32,7 @@ class LocalBackend(OnThisMachine):
 
     name = "local"
 
-    def __init__(self, settings: Backend, cache: Cache, threads: int | None = None) -> None:
+    def __init__(self, settings: Backend, cache: Cache, threads: Threads = ALL_CORES) -> None:
         self._settings = settings
         self._threads = threads
 
@@ -61,13 +61,13 @@ class LocalBackend(OnThisMachine):
         spaces = shares.lay_out(stage, shares.link)
         job = LocalJob(stage, spaces)
         for host, space in spaces.items():
-            job.add(host, self._start_host(space))
+            job.add(host, self._start_host(space, thread_variables(self._threads.of(stage))))
         return job
 
-    def _start_host(self, space: Workspace) -> subprocess.Popen[str]:
+    def _start_host(self, space: Workspace, variables: Mapping[str, str]) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "videolift.entry", "--root", str(space.root), "--parent", str(os.getpid())]
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SM_")}
-        ours = {"PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1", **thread_variables(self._threads)}
+        ours = {"PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1", **variables}
         environment = {**inherited, **space.variables(), **ours}
         return attach(command, environment)
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videolift.gpus import gpus
 from videolift.settings import Precision
+
+if TYPE_CHECKING:
+    from launchers.base import Stage
 
 CPUINFO = Path("/proc/cpuinfo")
 BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}  # without them bfloat16 is emulated and slower than float32
@@ -37,6 +42,20 @@ def has_cuda_libraries() -> bool:
 def _gpu_capability() -> float | None:
     """Return the lowest CUDA compute capability of this machine's GPUs, None where it has none."""
     return min((float(cell) for (cell,) in gpus("compute_cap")), default=None)
+
+
+@dataclass(frozen=True)
+class Threads:
+    """How many threads of TensorFlow stages on this machine have; None: as many as there are cores."""
+
+    alone: int | None = None
+    beside_others: int | None = None  # of a member of an ensemble: others of it train at the same time
+
+    def of(self, stage: Stage) -> int | None:
+        return self.beside_others if stage.is_member else self.alone
+
+
+ALL_CORES = Threads()
 
 
 def thread_variables(count: int | None) -> dict[str, str]:

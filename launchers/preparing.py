@@ -21,7 +21,7 @@ from launchers.checksums import open_checksums
 from launchers.config import Action, Config, Parity
 from launchers.containers import ContainerBackend
 from launchers.local import SOURCE, LocalBackend
-from launchers.machine import usable_cores
+from launchers.machine import Threads, usable_cores
 from launchers.outputs import Outputs
 from launchers.parity import Table, differences, parity_table
 from launchers.planning import PlannedStage, finished_stages, plan_stages, planned_names, to_compute
@@ -213,10 +213,9 @@ def _members_at_once(config: Config) -> int:
     return min(config.backend.train.parallel, config.model.members)
 
 
-def _threads(config: Config) -> int | None:
-    """Return how many threads of TensorFlow a stage on this machine has; None: as many as there are cores."""
-    at_once = _members_at_once(config)
-    return max(1, (config.sweep.threads or usable_cores()) // at_once) if at_once > 1 else config.sweep.threads
+def _threads(config: Config) -> Threads:
+    alone, at_once = config.sweep.threads, _members_at_once(config)
+    return Threads(alone, max(1, (alone or usable_cores()) // at_once) if at_once > 1 else alone)
 
 
 def _by_backend(runs: Sequence[Prepared]) -> list[tuple[Backend, list[Prepared]]]:

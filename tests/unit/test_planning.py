@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from launchers.cache import Cache
-from launchers.config import Backend, Config, TrainJob
+from launchers.config import Backend, Config, Sweep, TrainJob
 from launchers.planning import OwnStages, in_jobs, inputs_of, place_of, plan_stages, prepare_stage, to_compute
+from launchers.preparing import BACKENDS
 from videolift.errors import ConfigError
 from videolift.manifest import Clip, Manifest
 from videolift.provenance import imported_modules, library_versions
@@ -174,6 +176,32 @@ def test_the_settings_of_an_ensemble_are_in_its_id_by_those_of_its_members() -> 
     changed = ensemble(2)
     changed.model.epoch = 3
     assert ids(changed)["train"] != ids(ensemble(2))["train"]
+
+
+class Started(Exception):
+    """A process would have been started, with an environment."""
+
+
+def test_members_that_train_side_by_side_divide_the_cores_and_what_runs_alone_has_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def attach(command: list[str], environment: dict[str, str]) -> None:
+        raise Started(environment.get("TF_NUM_INTRAOP_THREADS"))
+
+    monkeypatch.setattr("launchers.local.attach", attach)
+    monkeypatch.setattr("launchers.preparing.usable_cores", lambda: 8)
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+
+    def threads(name: str, **sweep: int) -> str | None:
+        config = replace(ensemble(3), backend=Backend(train=TrainJob(parallel=2)), sweep=Sweep(**sweep))
+        planned = plan_stages(config, MANIFEST, Precision.float32, library_versions)[name]
+        stage = prepare_stage(planned, tmp_path / name, MANIFEST, config.data, {})
+        with pytest.raises(Started) as started:
+            BACKENDS["local"](config, Cache(tmp_path)).submit([stage], Console())
+        return started.value.args[0]
+
+    assert [threads(name) for name in ("train-3", "train", "evaluate")] == ["4", None, None]
+    assert [threads(name, threads=6) for name in ("train-3", "train", "evaluate")] == ["3", "6", "6"]
 
 
 class TwoJobs:
