@@ -40,7 +40,7 @@ def embed(network: Opened, test: Samples, batch: int, step: Callable[[], None] =
         step: is called before every batch.
     """
     features = network.features()
-    model = network.until(features, network.scores)
+    model = network.until(features, *network.decisive)
     size = int(np.prod(features.shape[1:]))
     count = min(len(test), CLIPS, max(2, NUMBERS // size))
     chosen = np.unique(np.linspace(0, len(test) - 1, count).astype(int))
@@ -48,9 +48,9 @@ def embed(network: Opened, test: Samples, batch: int, step: Callable[[], None] =
     found, seen = [], []
     for clips, _ in some.batches(batch):
         step()
-        given, scores = model(clips.astype(np.float32), training=False)
+        given, *decisive = model(clips.astype(np.float32), training=False)
         found.append(given.numpy().reshape(len(clips), -1))
-        seen.append(scores.numpy().argmax(axis=-1))
+        seen.append(network.probabilities(decisive).numpy().argmax(axis=-1))
     points, shares = principal_components(np.concatenate(found))
     return Embedding(points, some.labels, np.concatenate(seen) == some.labels, shares)
 

@@ -31,12 +31,14 @@ def heat_maps(network: Opened, answer: Answer, clips: npt.NDArray[np.uint8]) -> 
         Heat 0..1 (clip, frame, height, width), 1 at each clip's hottest place, 0 in frames that the network does not
         look at; and the probabilities (clip, class).
     """
-    model = network.until(answer.tensor, network.scores)
+    model = network.until(answer.tensor, *network.decisive)
     pixels = tf.cast(clips, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(pixels)
-        units, scores = model(pixels, training=False)
-        chosen = tf.reduce_sum(tf.reduce_max(scores, axis=-1))
+        units, *decisive = model(pixels, training=False)
+        probabilities = network.probabilities(decisive)
+        seen = tf.one_hot(tf.argmax(probabilities, axis=-1), probabilities.shape[-1])
+        chosen = tf.reduce_sum(network.scores(decisive) * seen)
     slopes, of_pixels = tape.gradient(chosen, [units, pixels], unconnected_gradients=tf.UnconnectedGradients.ZERO)
     units, slopes = (_by_clip(tensor.numpy(), len(clips)) for tensor in (units, slopes))
     heat = np.maximum((units * slopes).sum(axis=-1), 0)
@@ -44,7 +46,6 @@ def heat_maps(network: Opened, answer: Answer, clips: npt.NDArray[np.uint8]) -> 
     heat *= _looked_at(of_pixels.numpy())
     hottest = heat.max(axis=(1, 2, 3), keepdims=True)
     heat = np.divide(heat, hottest, out=np.zeros_like(heat), where=hottest > 0)
-    probabilities = tf.nn.softmax(scores) if network.has_softmax else scores
     return heat.astype(np.float32), probabilities.numpy()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +52,8 @@ class Answer:
 class Opened:
     """A network in float32 that takes pixels as numbers, so that there is a gradient; layers inside of others included.
 
-    ``scores`` is what the softmax of the last layer is of; where there is none, what the network gives.
+    ``decisive`` is what it decides by: what the softmax of the last layer is of, in each member where the network is an
+    average of such ones. Where there is no softmax, it is what the network gives.
     """
 
     def __init__(self, network: keras.Model) -> None:
@@ -68,13 +69,9 @@ class Opened:
         self.answers: dict[str, Answer] = {}
         self._names: dict[int, str] = {}  # that layers came with
         probabilities = self._traced(network, self.clip, "")
-        last = next((a for a in reversed(self.answers.values()) if a.tensor is probabilities), None)
-        self.scores, self.has_softmax = probabilities, False
-        if last is not None and isinstance(last.layer, layers.Softmax):
-            self.scores, self.has_softmax = last.given, True
-        elif last is not None and getattr(last.layer, "activation", None) is keras.activations.softmax:
-            last.layer.activation = keras.activations.linear
-            self.has_softmax = True
+        ends = self._softmaxes(probabilities)
+        self.has_softmax = bool(ends)
+        self.decisive = [_before_softmax(end) for end in ends] or [probabilities]
 
     def _traced(self, network: keras.Model, x: Any, prefix: str) -> Any:
         def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -94,6 +91,26 @@ class Opened:
             return x
         _refuse_closed(network)
         return network._run_through_graph(x, call_fn=call)
+
+    def _softmaxes(self, probabilities: Any) -> list[Answer]:
+        """Return the softmaxes that probabilities come from: one, or those that they are the mean of; or none."""
+        by_tensor = {id(answer.tensor): answer for answer in self.answers.values()}
+        last = by_tensor.get(id(probabilities))
+        averaged = last.given if last is not None and isinstance(last.layer, layers.Average) else [probabilities]
+        ends = [end for one in averaged if (end := by_tensor.get(id(one))) is not None and _is_softmax(end.layer)]
+        return ends if len(ends) == len(averaged) else []
+
+    def scores(self, decisive: Sequence[Any]) -> Any:
+        """Return what speaks for each class by values of ``decisive``: (clip, class), logits where there is a softmax.
+
+        Of an ensemble it is the mean, so that it changes with a member's layer as the member's own logits do. Its
+        probabilities do not: they hardly change where they are near 1.
+        """
+        return sum(decisive) / len(decisive)
+
+    def probabilities(self, decisive: Sequence[Any]) -> Any:
+        """Return what the network gives, (clip, class), by values of ``decisive``."""
+        return self.scores([keras.ops.softmax(one) for one in decisive] if self.has_softmax else decisive)
 
     def until(self, *tensors: Any) -> keras.Model:
         """Return the network from pixels to one of its tensors, or a list of several."""
@@ -174,6 +191,18 @@ def _refuse_closed(network: keras.Model) -> None:
             f"{network.name} is a {type(network).__name__} with a call() of its own, whose layers cannot be told "
             "apart; build it with keras.Model(inputs, outputs) or keras.Sequential"
         )
+
+
+def _is_softmax(layer: Any) -> bool:
+    return isinstance(layer, layers.Softmax) or getattr(layer, "activation", None) is keras.activations.softmax
+
+
+def _before_softmax(answer: Answer) -> Any:
+    """Return what the softmax at the end of a network is of; where a layer has it for its activation, it is dropped."""
+    if isinstance(answer.layer, layers.Softmax):
+        return answer.given
+    answer.layer.activation = keras.activations.linear
+    return answer.tensor
 
 
 def _is_convolution(layer: Any) -> bool:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from videolift import visualize
 from videolift.embedding import embed, principal_components
+from videolift.ensemble import average
 from videolift.errors import ConfigError
 from videolift.events import Events
 from videolift.gradcam import heat_maps, stretched
@@ -114,6 +115,51 @@ def test_the_heat_is_where_the_network_finds_its_reason(make: Callable[[], keras
     np.testing.assert_allclose(heat, expected, atol=1e-6)
     np.testing.assert_allclose(probabilities, seen, atol=1e-6)
     assert seen[0, BRIGHT] > 0.9
+
+
+def certain() -> keras.Model:
+    """A network whose probabilities do not change any more where it has found something, so certain it is."""
+    network = build(Model(name="cnn2d"), (4, 16, 16, 1), 3)
+    kernel, bias = network.layers[-1].get_weights()
+    network.layers[-1].set_weights([kernel * 1e4, bias])
+    return network
+
+
+@pytest.mark.parametrize("make", [certain, plain, softmax_of_its_own])
+def test_the_heat_of_a_member_is_that_of_the_member_alone(make: Callable[[], keras.Model]) -> None:
+    network = make()
+    members = [keras.models.clone_model(network) for _ in range(2)]
+    for member in members:
+        member.set_weights(network.get_weights())
+    whole = average(members)
+    clips = RNG.integers(0, 256, (3, *network.input_shape[1:]), np.uint8)
+    given = whole(clips, training=False).numpy()
+    alone, opened = Opened(network), Opened(whole)
+    assert opened.last_map().name == f"member_2/{alone.last_map().name}"
+    expected, _ = heat_maps(alone, alone.last_map(), clips)
+    heat, probabilities = heat_maps(opened, opened.last_map(), clips)
+    assert expected.max(axis=(1, 2, 3)).all() and (make is not certain or given.max(axis=1).min() == 1)
+    np.testing.assert_allclose(heat, expected, atol=1e-3)
+    np.testing.assert_allclose(probabilities, given, atol=1e-5)
+    if make is certain:  # what a class waits for is found before the softmax, which hardly changes any more
+        of_class, of_member = (
+            maximize(net, net.answer(name), [0, 2], seed=1).pixels
+            for net, name in ((alone, "class"), (opened, "member_1/class"))
+        )
+        np.testing.assert_allclose(of_member.astype(int), of_class.astype(int), atol=3)
+        assert np.ptp(of_class) > 100
+
+
+def test_the_class_that_an_ensemble_sees_is_that_of_its_mean_probability(tmp_path: Path) -> None:
+    def biased(*bias: float) -> keras.Model:
+        network = plain()
+        network.layers[-1].set_weights([np.zeros((1, 2), np.float32), np.array(bias, np.float32)])
+        return network
+
+    opened = Opened(average([biased(0, 2), biased(0, 2), biased(9, 0)]))  # the mean of the logits is for the first
+    stage = Stage(tmp_path, plain())
+    found = embed(opened, load_samples(tmp_path / "arrays", stage.manifest)["test"], batch=4)
+    assert found.right.tolist() == [False] * 3 + [True] * 3
 
 
 def test_what_speaks_for_a_class_in_one_place_only_is_not_averaged_away() -> None:
