@@ -55,8 +55,8 @@ def average(members: Sequence[keras.Model]) -> keras.Model:
 
     Its input is that of the first one.
     """
-    given = getattr(members[0], "inputs", None)  # not of a user's model with a call() of its own
-    clip = keras.Input(members[0].input_shape[1:], dtype=given[0].dtype if given else "uint8", name="clip")
+    (given,) = members[0].inputs
+    clip = keras.Input(given.shape[1:], dtype=given.dtype, name="clip")
     for number, member in enumerate(members, start=1):
         member.name = MEMBER_CHANNEL.format(number)
     mean = layers.Average(dtype="float32", name="class")

@@ -20,8 +20,8 @@ def layers_of(model: Path) -> dict[str, int | None]:
     """Return the names of a saved model's layers, and of those in models inside of it as ``inner/conv3d``.
 
     Returns:
-        Name -> number of units; None where that follows from what the layer is given; empty for a model with a call()
-        of its own, whose layers only its own source knows.
+        Name -> number of units; None where that follows from what the layer is given; empty where it is, or has
+        inside, a model with a call() of its own, whose layers only its own source knows.
     """
     with zipfile.ZipFile(model) as saved:
         return layers_in(json.loads(saved.read(CONFIG)))
@@ -29,7 +29,7 @@ def layers_of(model: Path) -> dict[str, int | None]:
 
 def layers_in(configuration: dict[str, Any]) -> dict[str, int | None]:
     """Return the same of what ``keras.saving.serialize_keras_object`` gives for a model."""
-    return dict(_layers(configuration, ""))
+    return {} if _has_closed(configuration) else dict(_layers(configuration, ""))
 
 
 def refuse_missing_layers(visualize: Visualize, layers: Mapping[str, int | None]) -> None:
@@ -45,6 +45,14 @@ def refuse_missing_layers(visualize: Visualize, layers: Mapping[str, int | None]
     if beyond:
         missing = ", ".join(map(str, beyond))
         raise ConfigError(f"visualize.units: {wanted} has {units} units, counted from 0; there is no {missing}")
+
+
+def _has_closed(layer: dict[str, Any]) -> bool:
+    """Tell whether a layer is, or has inside, a model that does not tell its layers."""
+    inside = layer["config"].get("layers")
+    if inside is None:
+        return "compile_config" in layer  # of models only
+    return any(_has_closed(one) for one in inside)
 
 
 def _layers(model: dict[str, Any], prefix: str) -> Iterator[tuple[str, int | None]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from videolift.settings import ORIGINALS, Model
 
 Shape = tuple[int, int, int, int]
 Layer = Callable[[Any], Any]
+SHOWN_REASON = 120  # characters of what Keras says
 
 
 def build(model: Model, shape: Shape, classes: int, source: Path | None = None) -> keras.Model:
@@ -298,9 +300,30 @@ def load_network(file: Path, builder: str | None, source: Path) -> keras.Model:
 def _checked(network: Any, builder: str, shape: Shape, classes: int) -> keras.Model:
     if not isinstance(network, keras.Model):
         raise ConfigError(f"model.builder={builder}: returned {type(network).__name__}, not a keras.Model")
+    if not hasattr(network, "inputs"):
+        network = _with_input(network, builder, shape)
     if tuple(network.input_shape) != (None, *shape) or tuple(network.output_shape) != (None, classes):
         raise ConfigError(
             f"model.builder={builder}: maps {network.input_shape} to {network.output_shape}, "
             f"must map {(None, *shape)} (frame, height, width, channel) to {(None, classes)} (class probabilities)"
         )
     return network
+
+
+def _with_input(network: keras.Model, builder: str, shape: Shape) -> keras.Model:
+    """Give clips to a network that does not say what it takes, as one with a call() of its own.
+
+    Raises:
+        ConfigError: if Keras could not load it once it is saved, which is when its training is over.
+    """
+    try:
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(network))
+    except Exception as error:  # of any kind: its class is the user's own
+        reason = textwrap.shorten(str(error), SHOWN_REASON, placeholder=" ...") or type(error).__name__
+        raise ConfigError(
+            f"model.builder={builder}: {type(network).__name__} could not be loaded once it is saved ({reason}); give "
+            "it @keras.saving.register_keras_serializable() and get_config(), or build it with "
+            "keras.Model(inputs, outputs) or keras.Sequential"
+        ) from error
+    clip = keras.Input(shape, dtype="uint8", name="clip")
+    return keras.Model(clip, network(clip), name=network.name)

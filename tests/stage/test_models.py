@@ -18,8 +18,8 @@ from benchmarks.models import millions, multiply_adds, row, sizes
 from videolift.ensemble import average
 from videolift.errors import ConfigError
 from videolift.layers import layers_of, refuse_missing_layers
-from videolift.models import build
-from videolift.opened import Opened
+from videolift.models import build, load_network
+from videolift.opened import Closed, Opened
 from videolift.settings import LOSSES, MODELS, OPTIMIZERS, ORIGINALS, Model, Visualize
 from videolift.train import compile_network
 
@@ -267,6 +267,79 @@ def test_an_ensemble_is_one_saved_model_that_gives_the_mean_of_its_members(name:
     assert opened.answer(None).name.startswith("member_3/conv3d")
     decisive = opened.until(*opened.decisive)(clips.astype(np.float32))
     np.testing.assert_allclose(opened.probabilities(decisive), mean, atol=0.02)  # of members in bfloat16
+
+
+OWN = """
+import keras
+
+{decorator}
+class Net(keras.Model):
+    def __init__(self, classes, **options):
+        super().__init__(**options)
+        self.classes = classes
+        self.scaled = keras.layers.Rescaling(1 / 255)
+        self.flat = keras.layers.Flatten()
+        self.dense = keras.layers.Dense(classes, activation="softmax", dtype="float32")
+
+    def call(self, x):
+        return self.dense(self.flat(self.scaled(x)))
+
+    def get_config(self):
+        return {{**super().get_config(), "classes": self.classes}}
+
+def build(shape, classes):
+    return {built}
+"""
+REGISTERED = '@keras.saving.register_keras_serializable("own")'
+
+
+def own(folder: Path, decorator: str = REGISTERED, built: str = "Net(classes)") -> Model:
+    (folder / "own_net.py").write_text(OWN.format(decorator=decorator, built=built))
+    return Model(builder="own_net.py:build")
+
+
+@pytest.mark.usefixtures("bfloat16")
+def test_a_users_model_with_a_call_of_its_own_is_trained_saved_and_averaged(tmp_path: Path) -> None:
+    model = own(tmp_path)
+    network = build(model, SMALL, 3, tmp_path)
+    assert (network.input.dtype, network.input_shape, network.output_shape) == ("uint8", (None, *SMALL), (None, 3))
+    clips = np.random.default_rng(0).integers(0, 256, (6, *SMALL), np.uint8)
+    compile_network(network, model)
+    before = np.asarray(network(clips))
+    network.fit(clips, np.eye(3)[[0, 1, 2] * 2], verbose=0)
+    alone = np.asarray(network(clips))
+    assert np.abs(alone - before).max() > 1e-3
+    average([network, build(model, SMALL, 3, tmp_path)]).save(tmp_path / "two.keras")
+    network.save(tmp_path / "one.keras")
+    loaded = load_network(tmp_path / "one.keras", model.builder, tmp_path)
+    np.testing.assert_allclose(loaded(clips), alone, atol=1e-6)
+    two = load_network(tmp_path / "two.keras", model.builder, tmp_path)
+    for closed in (loaded, two):
+        with pytest.raises(Closed, match=r"net\S* is a Net with a call\(\) of its own"):
+            Opened(closed)
+    assert layers_of(tmp_path / "two.keras") == layers_of(tmp_path / "one.keras") == {}  # so that is told by the stage
+
+
+def test_a_users_model_that_says_nothing_of_its_input_is_given_clips(tmp_path: Path) -> None:
+    layers = "keras.layers.Flatten(), keras.layers.Dense(classes)"
+    network = build(own(tmp_path, built=f"keras.Sequential([{layers}])"), SMALL, 3, tmp_path)
+    assert network.input_shape == (None, *SMALL)
+    assert list(Opened(network).answers)[-1].rpartition("/")[2].startswith("dense")
+    with pytest.raises(ConfigError, match=r"maps \(None, 4, 16, 16, 1\) to \(None, 4\), must map"):
+        build(own(tmp_path, built="Net(classes + 1)"), SMALL, 3, tmp_path)
+
+
+@pytest.mark.parametrize(("decorator", "built"), [("", "Net(classes)"), (REGISTERED, "Bare(classes)")])
+def test_a_users_model_that_could_not_be_loaded_is_refused_before_it_is_trained(
+    decorator: str, built: str, tmp_path: Path
+) -> None:
+    model = own(tmp_path, decorator, built)
+    with (tmp_path / "own_net.py").open("a") as file:
+        bare = "class Bare(Net):\n    def get_config(self):\n        raise NotImplementedError('cannot be')\n"
+        file.write(f"{REGISTERED.replace('own', 'bare')}\n{bare}")
+    told = r"model.builder=own_net.py:build: (Net|Bare) could not be loaded once it is saved \(.+\); give it @keras"
+    with pytest.raises(ConfigError, match=told):
+        build(model, SMALL, 3, tmp_path)
 
 
 @pytest.mark.parametrize("name", MODELS)
