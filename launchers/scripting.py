@@ -154,33 +154,13 @@ def _misplaced(script: Script, file: Path, folder: Path) -> Iterator[str]:
 def _project(folder: Path, exclude: Sequence[str], outputs: Path) -> dict[str, int]:
     """Return the bytes of each file of a project's folder that is not left out; links are followed."""
     patterns = (*EXCLUDED, *exclude)
-    return dict(_files(folder, "", lambda path: _is_excluded(path, patterns), (outputs.resolve(),)))
-
-
-def _files(
-    folder: Path, prefix: str, left_out: Callable[[str], bool], passed: tuple[Path, ...]
-) -> Iterator[tuple[str, int]]:
-    """Yield (path below the project's folder, bytes).
-
-    Args:
-        passed: folders that are not entered: a link may lead back up.
-    """
-    real = folder.resolve()
-    if real in passed:
-        return
     try:
-        with os.scandir(folder) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
-    except OSError as error:
-        raise _closed(folder, error) from error
-    for entry in entries:
-        path = prefix + entry.name
-        if left_out(path):
-            continue
-        if entry.is_dir():
-            yield from _files(folder / entry.name, f"{path}/", left_out, (*passed, real))
-        elif entry.is_file():
-            yield path, entry.stat().st_size
+        found = files_below(folder, lambda path: _is_excluded(path, patterns), apart=[outputs])
+    except StorageError as error:
+        cause = error.__cause__
+        assert isinstance(cause, OSError)
+        raise _closed(Path(cause.filename), cause) from error
+    return {name: size for name, size in found if size is not None}
 
 
 def _content(file: Path) -> bytes:

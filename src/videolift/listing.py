@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -106,26 +106,45 @@ def videos(data: Data) -> list[Entry]:
     return [Entry(name, "", group_of(name), root / name, size or 0) for name, size in found]
 
 
-def files_below(root: Path) -> list[tuple[str, int | None]]:
-    """Return (posix path below a folder, bytes or None where it is no regular file) of all that is not hidden.
+def is_hidden(path: str) -> bool:
+    """Tell whether the last part of a posix path begins with a dot."""
+    return path.rpartition("/")[2].startswith(".")
+
+
+def files_below(
+    root: Path, left_out: Callable[[str], bool] = is_hidden, apart: Sequence[Path] = ()
+) -> list[tuple[str, int | None]]:
+    """Return (posix path below a folder, bytes or None where it is no regular file) of all that is not left out.
 
     Links to files and folders are followed.
 
+    Args:
+        left_out: tells by the posix path of a file, or of a folder with all that is in it.
+        apart: folders that are not entered, wherever a path to them begins.
+
     Raises:
-        StorageError: a folder cannot be listed.
+        StorageError: a folder cannot be listed; the OSError is its cause.
     """
-    return list(_files(root, "", ()))
+    return list(_files(root, "", left_out, tuple(_identity(folder) for folder in apart if folder.exists())))
 
 
-def _files(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int | None]]:
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _files(
+    folder: Path, prefix: str, left_out: Callable[[str], bool], passed: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[str, int | None]]:
     """Yield (path below the root, bytes or None where it is no regular file)."""
     try:
-        status = folder.stat()
-        here = (status.st_dev, status.st_ino)
-        if here in above:  # a link that leads back up
+        here = _identity(folder)
+        if here in passed:  # a link that leads back up
             return
         with os.scandir(folder) as scan:
-            entries = sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda entry: entry.name)
+            entries = sorted(
+                (entry for entry in scan if not left_out(prefix + entry.name)), key=lambda entry: entry.name
+            )
         folders = {entry.name for entry in entries if _is_folder(entry)}
     except OSError as error:
         raise StorageError(
@@ -134,7 +153,7 @@ def _files(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Ite
         ) from error
     for entry in entries:
         if entry.name in folders:
-            yield from _files(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
+            yield from _files(folder / entry.name, f"{prefix}{entry.name}/", left_out, (*passed, here))
         else:
             yield prefix + entry.name, _size(Path(entry.path))
 
