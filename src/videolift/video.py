@@ -39,15 +39,15 @@ def read_clips(path: Path, preprocess: Preprocess) -> Reading:
         ClipError: if it cannot be opened, or no frame of it decodes. Both carry the path as given.
         OSError: if too many files are open, or memory ran out.
     """
-    if reason := _unreadable(path):
-        raise ClipError(reason, clip=str(path))
+    if _is_special(path):  # a pipe would be waited for
+        raise ClipError("is not a regular file", clip=str(path))
     read = reader_opencv.read if preprocess.reader is Reader.opencv else reader_pyav.read
     try:
         found = read(path, preprocess)
     except ShortVideoError as error:
         raise ShortVideoError(error.reason, clip=str(path)) from error
     except ClipError as error:
-        raise ClipError(error.reason, clip=str(path)) from error
+        raise ClipError(_unreadable(path) or error.reason, clip=str(path)) from error
     indices = found.choice.indices
     clips = np.empty((len(indices), preprocess.depth, *next(iter(found.images.values())).shape), np.uint8)
     for window, clip in enumerate(indices):
@@ -56,11 +56,16 @@ def read_clips(path: Path, preprocess: Preprocess) -> Reading:
     return Reading(clips, found.frame_count, indices, found.decoded, found.choice.policy, found.method)
 
 
+def _is_special(path: Path) -> bool:
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # told by what cannot open it
+        return False
+
+
 def _unreadable(path: Path) -> str:
     """Return what is wrong with a file that no reader could do anything about; nothing where it can be read."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-            return "is not a regular file"
         with path.open("rb") as file:
             return "" if file.read(1) else "the file is empty; fetch it again"
     except OSError as error:
