@@ -54,13 +54,11 @@ def main() -> int:
 
 def sizes(name: str) -> list[str]:
     """Return a model's name, number of parameters and of multiply-adds, for clips of 10 gray frames of 32x32 pixels."""
-    shape = frame_shape(Preprocess())
-    if name == ENSEMBLE:
-        member = build(Model(), shape, CLASSES)
-        parameters, products = MEMBERS * member.count_params(), MEMBERS * multiply_adds(member)
-        return [f"`{name}` of {MEMBERS} `{Model().name}`", f"{parameters:,}", millions(products)]
-    network = build(Model(name=name), shape, CLASSES)
-    return [f"`{name}`", f"{network.count_params():,}", millions(multiply_adds(network))]
+    is_one = name != ENSEMBLE
+    model, count = (Model(name=name), 1) if is_one else (Model(), MEMBERS)
+    network = build(model, frame_shape(Preprocess()), CLASSES)
+    shown = f"`{name}`" if is_one else f"`{name}` of {count} `{model.name}`"
+    return [shown, f"{count * network.count_params():,}", millions(count * multiply_adds(network))]
 
 
 def accuracy(asked: argparse.Namespace, name: str, folder: Path) -> str:

@@ -360,7 +360,7 @@ class RemoteBackend:
 
 
 def _of_member(stage: Stage) -> str:
-    return f" of {stage.name}" if stage.name != stage.plan.stage else ""
+    return f" of {stage.name}" if stage.is_member else ""
 
 
 def _described_cost(estimate: Estimate) -> Described:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,25 @@ def refuse_missing_layers(visualize: Visualize, layers: Mapping[str, int | None]
     wanted = visualize.layer
     if wanted is None or not layers:
         return
+    refuse_missing_layer(wanted, layers)
+    units = layers[wanted]
+    if units is not None:
+        refuse_units_beyond(wanted, units, visualize.units or [])
+
+
+def refuse_missing_layer(wanted: str, layers: Mapping[str, int | None]) -> None:
+    """Raise ConfigError where a layer is none of those that there are."""
     if wanted not in layers:
         known = ", ".join(name if units is None else f"{name} ({units})" for name, units in layers.items())
         raise ConfigError(f"visualize.layer: the model has no layer {wanted!r}; it has, with their units, {known}")
-    units = layers[wanted]
-    beyond = [unit for unit in visualize.units or [] if units is not None and unit >= units]
+
+
+def refuse_units_beyond(layer: str, count: int, units: Sequence[int]) -> None:
+    """Raise ConfigError where a layer, which has so many units, does not have all of some."""
+    beyond = [unit for unit in units if unit >= count]
     if beyond:
         missing = ", ".join(map(str, beyond))
-        raise ConfigError(f"visualize.units: {wanted} has {units} units, counted from 0; there is no {missing}")
+        raise ConfigError(f"visualize.units: {layer} has {count} units, counted from 0; there is no {missing}")
 
 
 def _has_closed(layer: dict[str, Any]) -> bool:

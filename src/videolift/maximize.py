@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from videolift.errors import ConfigError
 from videolift.opened import Answer, Opened, before_activation
 
 UNITS = 16  # where none are named
@@ -36,16 +35,6 @@ class Maximized:
 
     pixels: npt.NDArray[np.uint8]
     frames: list[int]
-
-
-def refuse_units_beyond(answer: Answer, units: Sequence[int]) -> None:
-    """Raise ConfigError where the layer does not have all of some units."""
-    beyond = [unit for unit in units if unit >= answer.units]
-    if beyond:
-        raise ConfigError(
-            f"visualize.units: {answer.name} has {answer.units} units, counted from 0; there is no "
-            f"{', '.join(map(str, beyond))}"
-        )
 
 
 def liveliest(network: Opened, answer: Answer, clips: Iterable[npt.NDArray[np.uint8]]) -> list[int]:

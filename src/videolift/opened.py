@@ -13,7 +13,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 from keras import layers
 
-from videolift.errors import ConfigError, VideoliftError
+from videolift.errors import VideoliftError
+from videolift.layers import refuse_missing_layer
 
 CONVOLUTIONS = (
     layers.Conv2D,
@@ -125,9 +126,7 @@ class Opened:
         """
         if name is None:
             return self._last_convolution()
-        if name not in self.answers:
-            known = ", ".join(f"{a.name} ({a.units})" for a in self.answers.values())
-            raise ConfigError(f"visualize.layer: the model has no layer {name!r}; it has, with their units, {known}")
+        refuse_missing_layer(name, {answer.name: answer.units for answer in self.answers.values()})
         return self.answers[name]
 
     def _last_convolution(self) -> Answer:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from videolift.files import ALL_MEMBERS, EVALUATION_FILE, HISTORY_FILE, MODEL_FILE
 from videolift.fonts import families
 from videolift.job import Job
+from videolift.layers import refuse_units_beyond
 from videolift.parts import INDEX_FILE, Entry, Pixels, Rows, read_index
 from videolift.plan import SOURCE_FOLDER
 from videolift.samples import Samples, load_samples
@@ -138,10 +139,10 @@ def _one_a_class(samples: Samples, batch: int) -> list[list[int]]:
 
 
 def _maximize(job: Job, network: Opened) -> Callable[[], list[str]]:
-    from videolift.maximize import liveliest, maximize, refuse_units_beyond
+    from videolift.maximize import liveliest, maximize
 
     answer, asked = network.answer(job.plan.visualize.layer), job.plan.visualize.units
-    refuse_units_beyond(answer, asked or [])
+    refuse_units_beyond(answer.name, answer.units, asked or [])
 
     def draw() -> list[str]:
         units = asked or liveliest(network, answer, _some_test_clips(job))
