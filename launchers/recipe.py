@@ -63,8 +63,8 @@ class Recipe:
     @property
     def source_files(self) -> dict[str, Path]:
         """Our source, where it is wanted, by the name that ``docker build`` sees."""
-        files = sorted(FOLDER.glob("*.py")) if self.own_source else []
-        return {f"src/videolift/{path.name}": path for path in files}
+        files = sorted(FOLDER.rglob("*.py")) if self.own_source else []
+        return {f"src/videolift/{path.relative_to(FOLDER).as_posix()}": path for path in files}
 
     @property
     def wheel_files(self) -> dict[str, Path]:

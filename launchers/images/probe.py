@@ -49,13 +49,13 @@ def installed_source() -> "str | None":
 
 
 def source_of(folder: str) -> str:
-    """Return the SHA-256 of the names and bytes of a package's modules."""
+    """Return the SHA-256 of the paths and bytes of the modules of a package and of the packages in it."""
     import hashlib
     from pathlib import Path
 
     digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(Path(folder).rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

@@ -32,15 +32,22 @@ def module_of(stage: str) -> str:
 
 
 def source_digest(module: str) -> str:
-    """Return the SHA-256 of a module of this package and of all that it imports from this package, directly or not."""
+    """Return the SHA-256 of a module of this package and of all that it imports from this package, directly or not.
+
+    Args:
+        module: dotted name below the package.
+    """
     digest = hashlib.sha256()
     for name in sorted(imported_modules(module)):
-        digest.update(name.encode() + b"\0" + (FOLDER / f"{name}.py").read_bytes() + b"\0")
+        digest.update(name.encode() + b"\0" + _file_of(name).read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 def imported_modules(module: str) -> set[str]:
-    """Return the names, without the package's, of a module and of what it imports from the package."""
+    """Return the dotted names below the package of a module, of its imports from the package, and of their packages.
+
+    The package itself is ``""``. Imports inside functions and for type checkers count.
+    """
     found: set[str] = set()
     waiting = [module]
     while waiting:
@@ -48,22 +55,44 @@ def imported_modules(module: str) -> set[str]:
         if name in found:
             continue
         found.add(name)
-        path = FOLDER / f"{name}.py"
-        waiting += [name for name in _imported_names(path.read_bytes()) if (FOLDER / f"{name}.py").is_file()]
+        path = _file_of(name)
+        package = name if path.name == "__init__.py" else _parent(name)
+        wanted = _imported_names(path.read_bytes(), package)
+        waiting += [_parent(name), *(one for one in wanted if _file_of(one).is_file())]
     return found
 
 
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _file_of(name: str) -> Path:
+    place = FOLDER.joinpath(*name.split(".")) if name else FOLDER
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+
+
 @cache
-def _imported_names(source: bytes) -> tuple[str, ...]:
+def _imported_names(source: bytes, package: str) -> tuple[str, ...]:
+    """Return the dotted names below the package that a module may import; some are of functions and classes.
+
+    Args:
+        package: dotted name of the module's own package, which relative imports start from.
+    """
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and node.module == PACKAGE:
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
-            names.append(str(node.module).split(".")[1])
+        if isinstance(node, ast.ImportFrom):
+            base = _absolute(node, package)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
-            names += [a.name.split(".")[1] for a in node.names if a.name.startswith(f"{PACKAGE}.")]
-    return tuple(names)
+            names += [alias.name for alias in node.names]
+    return tuple(name.removeprefix(f"{PACKAGE}.") for name in names if name.startswith(f"{PACKAGE}."))
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = [PACKAGE, *(package.split(".") if package else [])]
+    return ".".join([*parts[: len(parts) + 1 - node.level], *([node.module] if node.module else [])])
 
 
 def library_versions(stage: str) -> dict[str, str]:

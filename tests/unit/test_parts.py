@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launchers.shares import deal
 from videolift.errors import DataError, PartError
 from videolift.parts import (
     INDEX_FILE,
@@ -55,6 +56,19 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_every_clip_has_exactly_one_owner(clips: int, hosts: int) -> None:
     owned = [[c for c in range(clips) if host_of(c, hosts) == h] for h in range(hosts)]
     assert sorted(chain.from_iterable(owned)) == list(range(clips))
+
+
+def test_owners_follow_manifest_order() -> None:
+    assert [host_of(clip, 3) for clip in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_the_launcher_shards_in_manifest_order(tmp_path: Path) -> None:
+    shares = deal(tmp_path, [f"{clip}.avi" for clip in range(7)], ("algo-1", "algo-2", "algo-3"))
+    assert {host: share.names for host, share in shares.items()} == {
+        "algo-1": ("0.avi", "3.avi", "6.avi"),
+        "algo-2": ("1.avi", "4.avi"),
+        "algo-3": ("2.avi", "5.avi"),
+    }
 
 
 @pytest.mark.parametrize(("clip", "hosts"), [(-1, 2), (0, 0)])
