@@ -22,6 +22,7 @@ class JsonService:
     """A running service."""
 
     url: str
+    answers: dict[str, Answer]
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # operation, parameters
 
 
@@ -38,7 +39,7 @@ def json_service(answers: Mapping[str, Answer]) -> Iterator[JsonService]:
             asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
             service.asked.append((operation, asked))
             try:
-                status, body = 200, answers[operation](asked)
+                status, body = 200, service.answers[operation](asked)
             except KeyError:
                 status, body = 400, {"__type": "UnknownOperationException", "message": operation}
             except Refused as refused:
@@ -52,7 +53,7 @@ def json_service(answers: Mapping[str, Answer]) -> Iterator[JsonService]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    service = JsonService(f"http://127.0.0.1:{server.server_address[1]}")
+    service = JsonService(f"http://127.0.0.1:{server.server_address[1]}", dict(answers))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

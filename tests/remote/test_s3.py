@@ -392,6 +392,15 @@ def test_parts_that_were_begun_under_another_key_are_dropped(client: Any, front:
     assert client.head_object(Bucket=BUCKET, Key=(AT / "big").key)["SSEKMSKeyId"] == "alias/mine"
 
 
+def test_an_object_that_another_writer_replaces_is_noticed(client: Any, tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(b"1" * BIG)
+    client.meta.events.register(
+        "after-call.s3.CompleteMultipartUpload", lambda **_: write_bytes(client, AT / "big", b"theirs")
+    )
+    with pytest.raises(AwsError, match="is not what was sent"):
+        send(client, {"big": tmp_path / "big"})
+
+
 def test_a_damaged_part_is_sent_again(client: Any, front: Front, tmp_path: Path) -> None:
     video = tmp_path / "big.avi"
     video.write_bytes(os.urandom(BIG))

@@ -145,6 +145,34 @@ def ordered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RemoteBackend, "_order", lambda self, stages, name, site: Order(Kind.training, "job-0", {}))
 
 
+REQUEST = {
+    "TrainingJobName": "job-0",
+    "AlgorithmSpecification": {"TrainingImage": IMAGE, "TrainingInputMode": "File"},
+    "RoleArn": f"arn:aws:iam::{ACCOUNT}:role/jobs",
+    "OutputDataConfig": {"S3OutputPath": "s3://bucket/jobs"},
+    "ResourceConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
+    "StoppingCondition": {"MaxRuntimeInSeconds": 60},
+}
+
+
+def test_the_handle_of_a_job_is_stored_before_the_job_is_created(
+    tmp_path: Path, aws: JsonService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher that is killed while the service creates the job finds the job again."""
+    stage = left(tmp_path)
+    (stage.folder.path / HANDLE).unlink()
+    stored: list[bool] = []
+
+    def create(_: dict[str, Any]) -> dict[str, Any]:
+        stored.append(has_handle(stage))
+        return {"TrainingJobArn": f"arn:aws:sagemaker:us-east-1:{ACCOUNT}:training-job/job-0"}
+
+    aws.answers["CreateTrainingJob"] = create
+    monkeypatch.setattr(RemoteBackend, "_order", lambda self, *_: Order(Kind.training, "job-0", REQUEST))
+    assert backend(tmp_path).submit([stage], CONSOLE).stages == [stage]
+    assert stored == [True]
+
+
 def interrupted(*_: Any) -> None:
     raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""An edit of any shipped module, however deep it lies, changes the id of each stage that imports it, and of no other."""
+"""An edit of any shipped module, at any depth, changes the id of each stage that imports it, and of no other."""
 
 from __future__ import annotations
 
