@@ -10,7 +10,7 @@ from rich.console import Console
 
 from launchers.cache import Cache
 from launchers.config import Backend, Config, Sweep, TrainJob
-from launchers.planning import OwnStages, in_jobs, inputs_of, place_of, plan_stages, prepare_stage, to_compute
+from launchers.planning import KINDS, OwnStages, in_jobs, inputs_of, place_of, plan_stages, prepare_stage, to_compute
 from launchers.preparing import BACKENDS
 from videolift.errors import ConfigError
 from videolift.manifest import Clip, Manifest
@@ -159,6 +159,35 @@ def test_a_member_of_an_ensemble_is_what_a_training_with_its_seed_alone_would_be
     assert larger["train"] != whole["train"] != ids(Config(seed=7))["train"]
     assert larger["evaluate"] != whole["evaluate"]
     assert ids(ensemble(1, seed=7)) == ids(Config(seed=7))
+
+
+# name -> (kind of job, the stages whose results it takes)
+STAGE_GRAPH = {
+    "preprocess": ("processing", ()),
+    "train-1": ("training", ("preprocess",)),
+    "train-2": ("training", ("preprocess",)),
+    "train": ("training", ("preprocess", "train-1", "train-2")),
+    "evaluate": ("training", ("preprocess", "train")),
+    "visualize": ("training", ("preprocess", "train", "evaluate")),
+}
+JOBS = {
+    "local": [["preprocess"], ["train-1"], ["train-2"], ["train"], ["evaluate"], ["visualize"]],
+    "sagemaker-local": [["preprocess"], ["train-1"], ["train-2"], ["train"], ["evaluate"], ["visualize"]],
+    "sagemaker-remote": [["preprocess"], ["train-1"], ["train-2"], ["train", "evaluate", "visualize"]],
+}
+
+
+def test_the_stage_graph_is_the_one_that_was_recorded() -> None:
+    planned = plan_stages(ensemble(2), MANIFEST, Precision.float32, library_versions)
+    assert {name: (KINDS[one.stage].value, one.needs) for name, one in planned.items()} == STAGE_GRAPH
+
+
+@pytest.mark.parametrize("backend", JOBS)
+def test_stages_share_jobs_as_recorded(backend: str, tmp_path: Path) -> None:
+    config = replace(ensemble(2), backend=replace(ensemble(2).backend, name=backend, region="us-east-1"))
+    planned = plan_stages(config, MANIFEST, Precision.float32, library_versions)
+    jobs = in_jobs(list(planned.values()), BACKENDS[backend](config, Cache(tmp_path)))
+    assert [[one.name for one in job] for job in jobs] == JOBS[backend]
 
 
 def test_members_train_on_all_hosts_and_are_put_together_on_one() -> None:
