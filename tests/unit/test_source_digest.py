@@ -23,23 +23,24 @@ MANIFEST = Manifest(
     (Clip("a/1.avi", 0, "g1", "train", "00", 5), Clip("b/2.avi", 1, "g2", "test", "11", 5)),
     "folder",
 )
+TRAIN, EVALUATE = (f"{module_of(stage).replace('.', '/')}.py" for stage in ("train", "evaluate"))
 TREE = {
     "__init__.py": "",
-    "train.py": "from videolift.models.networks import build\n",
-    "evaluate.py": "from videolift import scores\n",
-    "scores.py": "from .numbers import mean\n",
+    TRAIN: "from videolift.nets.wide import build\n",
+    EVALUATE: "from videolift import marks\n",
+    "marks.py": "from .numbers import mean\n",
     "numbers.py": "",
     "unused.py": "",
-    "models/__init__.py": "",
-    "models/networks.py": "def build():\n    from ..layers.deep import inner\n    import videolift.models.late\n",
-    "models/late.py": "",
-    "layers/__init__.py": "from videolift.layers import deep\n",
-    "layers/deep/__init__.py": "from . import inner\n",
-    "layers/deep/inner.py": "",
+    "nets/__init__.py": "",
+    "nets/wide.py": "def build():\n    from ..inside.deep import inner\n    import videolift.nets.late\n",
+    "nets/late.py": "",
+    "inside/__init__.py": "from videolift.inside import deep\n",
+    "inside/deep/__init__.py": "from . import inner\n",
+    "inside/deep/inner.py": "",
 }
 EVERYONE = {"__init__.py"}
-OF_TRAIN = {name for name in TREE if name.startswith(("train", "models", "layers"))} | EVERYONE
-OF_EVALUATE = {"evaluate.py", "scores.py", "numbers.py"} | EVERYONE
+OF_TRAIN = {name for name in TREE if name.startswith(("nets", "inside"))} | {TRAIN} | EVERYONE
+OF_EVALUATE = {EVALUATE, "marks.py", "numbers.py"} | EVERYONE
 
 
 @pytest.fixture
@@ -69,11 +70,11 @@ def test_packages_in_packages_and_imports_of_every_kind_are_followed(package: Pa
 
 
 def test_a_module_that_moves_into_a_package_changes_the_digest(package: Path) -> None:
-    before = source_digest("evaluate")
-    (package / "scores").mkdir()
-    (package / "scores.py").rename(package / "scores" / "__init__.py")
-    (package / "scores" / "__init__.py").write_text("from videolift.numbers import mean\n")
-    assert source_digest("evaluate") != before
+    before = source_digest(module_of("evaluate"))
+    (package / "marks").mkdir()
+    (package / "marks.py").rename(package / "marks" / "__init__.py")
+    (package / "marks" / "__init__.py").write_text("from videolift.numbers import mean\n")
+    assert source_digest(module_of("evaluate")) != before
 
 
 @pytest.fixture
@@ -127,11 +128,11 @@ def test_an_image_is_sent_the_modules_of_packages_and_named_by_them(
 
     assert set(recipe().source_files) == {f"src/videolift/{name}" for name in TREE}
     tag, source = recipe().tag, source_of(str(package))
-    (package / "layers" / "deep" / "inner.py").write_text("# edited\n")
+    (package / "inside" / "deep" / "inner.py").write_text("# edited\n")
     assert recipe().tag != tag and source_of(str(package)) != source
 
 
 def test_the_source_of_a_package_tells_modules_of_one_name_apart(package: Path) -> None:
     before = source_of(str(package))
-    (package / "unused.py").rename(package / "models" / "unused.py")
+    (package / "unused.py").rename(package / "nets" / "unused.py")
     assert source_of(str(package)) != before
