@@ -103,11 +103,12 @@ def _options(argv: list[str], overrides: list[str]) -> list[str]:
 def _sweep(argv: list[str], typed: list[str], checked: Checked, sources: Sources) -> int:
     """Plan a sweep, let Hydra run it, and return the first exit code of a child that is not 0."""
     from launchers.config import Action
+    from launchers.display import new_console
     from launchers.signals import terminate_as_interrupt
     from launchers.sweeps import asked, frozen, session
     from videolift.errors import as_expected
 
-    console, config = asked.new_console(), checked.jobs[0].config
+    console, config = new_console(), checked.jobs[0].config
     try:
         if config.action is Action.plan:
             asked.plan_only(asked.prepare(checked, typed, sources, console), console)

@@ -26,7 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from tests.emulators import BUCKET, Account
 from tests.videos import write_video
 from videolift import events

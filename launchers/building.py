@@ -22,8 +22,9 @@ from launchers import docker
 from launchers.config import Backend, Mode
 from launchers.docker import DockerError
 from launchers.image import requirement_file
-from launchers.recipe import REPOSITORY, Recipe
+from launchers.recipe import Recipe
 from launchers.redaction import redacted_text
+from launchers.repository import ROOT
 from videolift.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def build(recipe: Recipe, console: Console) -> None:
 
 def build_command(recipe: Recipe) -> list[str]:
     """Return the command that builds the image from a context on its standard input."""
-    dockerfile = recipe.dockerfile.relative_to(REPOSITORY).as_posix()
+    dockerfile = recipe.dockerfile.relative_to(ROOT).as_posix()
     arguments = {"BASE_IMAGE": recipe.base_image}
     if recipe.pip_index_url:
         arguments["PIP_INDEX_URL"] = recipe.pip_index_url
@@ -465,7 +466,7 @@ def _reason(reasons: dict[str, str], output: str, otherwise: str) -> str:
 
 def _how_to_fill(recipe: Recipe) -> str:
     folder = recipe.wheels or "FOLDER"
-    requirements = requirement_file(recipe.purpose).relative_to(REPOSITORY)
+    requirements = requirement_file(recipe.purpose).relative_to(ROOT)
     return (
         f"fill it on Linux with python3.11 -m pip download --no-deps --dest {folder} --requirement {requirements} "
         "(launchers/images/wheels/README.md has it for other machines)"

@@ -35,7 +35,8 @@ from launchers import overrides as cli
 from launchers import schema
 from launchers.config import Config, register, to_object
 from launchers.config import problems as config_problems
-from launchers.schema import ROOT, Mistake
+from launchers.repository import ROOT
+from launchers.schema import Mistake
 from launchers.sweeps.space import SPACE, Space, corners, read_space
 from videolift.errors import ConfigError
 

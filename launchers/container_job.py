@@ -17,7 +17,8 @@ from launchers import docker
 from launchers.attached import AttachedJob, attach
 from launchers.base import HostEnd, Stage
 from launchers.docker import DockerError
-from launchers.local import SOURCE, read_failure
+from launchers.local import read_failure
+from launchers.repository import SOURCE
 from videolift.entry import STOPPED_EXIT_CODE
 from videolift.workspace import CONTAINER_ROOT, Kind, Workspace
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from launchers import actions, finished, predicting, report
 from launchers.base import Detached
 from launchers.config import PREDICT, Action, Config, drawn
+from launchers.display import new_console
 from launchers.outputs import Outputs
 from launchers.planning import refuse_missing_inputs
 from launchers.preparing import Preparing, make_ready
@@ -23,9 +23,6 @@ from videolift.plan import from_plain
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-PLAIN_WIDTH = 160  # characters
 
 
 @dataclass
@@ -54,10 +51,7 @@ def run(config: Config, place: Place | None = None) -> int:
 
 
 def _run(config: Config, place: Place) -> int:
-    from rich.console import Console
-
-    # A file or a pipe has no width: wrapping there would cut ids and paths.
-    console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    console = new_console()
     outputs = Outputs(Path(config.outputs).expanduser().resolve())
     if config.action is Action.sync:
         return actions.sync(console, outputs, config)

@@ -16,10 +16,10 @@ from launchers import docker
 from launchers.docker import DockerError
 from launchers.images import install
 from launchers.images import probe as probing
+from launchers.repository import IMAGES
 from videolift.errors import StageError
 from videolift.provenance import FOLDER, LIBRARIES, OF_SCRIPTS
 
-IMAGES = Path(__file__).parent / "images"
 PURPOSES = {  # by stage
     "preprocess": "preprocess",
     "train": "train",

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launchers import shares
@@ -17,14 +16,13 @@ from launchers.base import HostEnd, Stage
 from launchers.cache import Cache
 from launchers.config import Backend
 from launchers.machine import ALL_CORES, Threads, best_precision, has_cuda_libraries, thread_variables
+from launchers.repository import SOURCE
 from videolift.provenance import library_versions
 from videolift.settings import Precision
 from videolift.workspace import Workspace
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-SOURCE = Path(__file__).resolve().parent.parent / "src"
 
 
 class LocalBackend(OnThisMachine):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from launchers.cache import model_folder
 from launchers.provenance import versions
+from launchers.repository import PACKAGE
 from videolift.errors import ConfigError
 from videolift.files import CLASSES_FILE, MODEL_FILE, SETTINGS_FILE
 
@@ -21,7 +22,6 @@ NAME = "model"
 MODEL_TAG = "videolift.model"  # on the run: which file was logged as which model
 REGISTERED_TAG = "videolift.registered"  # on the run: name, model, version
 SERVED = Path(__file__).with_name("served_model.py")
-PACKAGE = Path(__file__).resolve().parent.parent / "src" / "videolift"
 NEEDS = ("av", "keras", "numpy", "opencv-python-headless", "tensorflow")
 
 

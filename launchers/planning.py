@@ -20,7 +20,7 @@ from videolift.errors import ConfigError
 from videolift.listing import root_of
 from videolift.manifest import Manifest
 from videolift.plan import MANIFEST_FILE, MEMBER_CHANNEL, SOURCE_FOLDER, Plan, digest_of, to_plain
-from videolift.provenance import source_digest
+from videolift.provenance import module_of, source_digest
 from videolift.settings import (
     QUICK_PICTURES,
     Augment,
@@ -115,7 +115,7 @@ def plan_stages(
     planned = {}
     for name, stage, needs, settings in _stages_of(config, trained="train" in ids):
         if name not in ids:
-            shared = {"source": source_digest(stage), "libraries": libraries(stage)}
+            shared = {"source": source_digest(module_of(stage)), "libraries": libraries(stage)}
             inputs = {need: ids[need] for need in needs}
             ids[name] = stage_id(stage, {**shared, **_determinants(stage, settings, manifest, inputs, builder)})
         plan = Plan(

@@ -29,7 +29,7 @@ from videolift.listing import files_below, refuse_not_utf8
 from videolift.listing import shown as shown_name
 from videolift.manifest import Clip, Manifest
 from videolift.plan import Plan, from_plain
-from videolift.provenance import source_digest
+from videolift.provenance import module_of, source_digest
 from videolift.settings import Data, Source
 from videolift.workspace import Kind
 
@@ -92,7 +92,7 @@ def plan_prediction(
 ) -> dict[str, PlannedStage]:
     """Return the stage, after the training that its model is from."""
     determinants = {
-        "source": source_digest(PREDICT),
+        "source": source_digest(module_of(PREDICT)),
         "libraries": backend.libraries(PREDICT),
         "inputs": {"train": train.id},
         "settings": {"top": config.predict.top},

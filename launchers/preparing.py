@@ -20,7 +20,7 @@ from launchers.cache import Cache
 from launchers.checksums import open_checksums
 from launchers.config import Action, Config, Parity
 from launchers.containers import ContainerBackend
-from launchers.local import SOURCE, LocalBackend
+from launchers.local import LocalBackend
 from launchers.machine import Threads, usable_cores
 from launchers.outputs import Outputs
 from launchers.parity import Table, differences, parity_table
@@ -30,6 +30,7 @@ from launchers.remote.backend import RemoteBackend
 from launchers.remote.cost import cost_problem
 from launchers.remote.s3 import Location, is_s3
 from launchers.remote.s3_data import Shadow, shadow
+from launchers.repository import SOURCE
 from videolift.errors import ConfigError, DataError, StageError
 from videolift.manifest import Manifest, make_manifest
 from videolift.plan import digest_of, to_plain

@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 
 from launchers.redaction import redacted_text
+from launchers.repository import ROOT
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 LIBRARIES = ("av", "hydra-core", "keras", "mlflow", "numpy", "opencv-python-headless", "tensorflow", "videolift")
 TAGS_FILE = "provenance.json"
 DIFF_FILE = "git.diff"
@@ -22,7 +22,7 @@ MAX_DIFF = 1_000_000  # characters
 GIT_TIMEOUT_S = 10
 
 
-def capture(folder: Path, repository: Path = REPOSITORY) -> None:
+def capture(folder: Path, repository: Path = ROOT) -> None:
     """Write ``provenance.json`` (tags) and, where tracked files were changed, ``git.diff`` into a run's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     if (repository / TAGS_FILE).is_file():  # a copy, which knows where it comes from

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from launchers.image import IMAGES, requirement_file
+from launchers.image import requirement_file
 from launchers.images import install
+from launchers.repository import IMAGES, ROOT
 from videolift.provenance import FOLDER
 
-REPOSITORY = IMAGES.parent.parent
 TAG_LENGTH = 12  # hexadecimal digits
 
 
@@ -58,7 +58,7 @@ class Recipe:
     def image_files(self) -> dict[str, Path]:
         """What the libraries come from, by the name that ``docker build`` sees."""
         files = (self.dockerfile, Path(install.__file__), requirement_file(self.purpose))
-        return {path.relative_to(REPOSITORY).as_posix(): path for path in files}
+        return {path.relative_to(ROOT).as_posix(): path for path in files}
 
     @property
     def source_files(self) -> dict[str, Path]:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from launchers.config import Config
+from launchers.repository import ROOT
 
 CLOSE = 0.65  # likeness of names: batch_size finds batch, depht finds depth, foo finds nothing
 LEVEL_APART = 0.05  # of likeness, that a key on another level must be more alike
-ROOT = Path(__file__).resolve().parents[1]
 TRUE_OR_FALSE = ("true", "yes", "y", "on", "1", "false", "no", "n", "off", "0")  # what OmegaConf takes for a bool
 
 

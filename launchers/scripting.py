@@ -30,7 +30,7 @@ from videolift.files import SCRIPT_LOG
 from videolift.listing import files_below, root_of
 from videolift.manifest import Manifest
 from videolift.plan import Plan, digest_of
-from videolift.provenance import source_digest
+from videolift.provenance import module_of, source_digest
 from videolift.script import GIVEN, MODEL, REQUIREMENTS, WORK, requirements_of
 from videolift.script_arguments import placeholders
 from videolift.script_output import Numbers
@@ -307,7 +307,7 @@ def plan_script(
         channels={channel.name: channel.holds for channel in channels},
     )
     determinants = {
-        "source": source_digest("script"),
+        "source": source_digest(module_of("script")),
         "libraries": backend.libraries(name),
         "inputs": inputs,
         "script": {path: hashlib.sha256(content).hexdigest() for path, content in source.files.items()},

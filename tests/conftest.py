@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from tests import engine, remote_side
 from tests.containers import Containers, settings_of, skip_without
 from tests.under_way import OnThisMachine, UnderWay

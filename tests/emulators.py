@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 
 BUCKET = "sagemaker-us-east-1-123456789012"
 ROLE = "arn:aws:iam::123456789012:role/videolift-job"

@@ -14,8 +14,8 @@ from typing import Any, Self
 
 from launchers.emulator.choice import EmulatorError
 from launchers.emulator.environment import READY, environment
+from launchers.repository import ROOT
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 END_S = 60.0
 
 
@@ -52,7 +52,7 @@ class Emulator:
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
             self._command,
-            cwd=REPOSITORY,
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

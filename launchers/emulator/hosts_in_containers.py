@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import IO
 
 from launchers import docker
@@ -25,8 +24,8 @@ from launchers.config import Backend
 from launchers.container_job import own
 from launchers.docker import DockerError
 from launchers.emulator.hosts import Host, HostPlan
+from launchers.repository import ROOT
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LABEL = "videolift.emulator"  # of containers and networks; its value names the emulator
 OURS = re.compile(r"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?/(?:\S+/)?(videolift-[a-z-]+:[\w.-]+)")
 TENSORFLOW = re.compile(r"(?:^|/)tensorflow-training[:@]")
@@ -91,7 +90,7 @@ class ContainerHosts:
         if self._guard is None:
             self._guard = subprocess.Popen(
                 [sys.executable, "-m", "launchers.emulator.guard", self._label],
-                cwd=REPOSITORY,
+                cwd=ROOT,
                 stdin=subprocess.PIPE,
                 start_new_session=True,
             )

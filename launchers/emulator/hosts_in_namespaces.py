@@ -24,8 +24,8 @@ from typing import IO
 import psutil
 
 from launchers.emulator.hosts import Host, HostPlan
+from launchers.repository import SOURCE
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SHIM = Path(__file__).resolve().parent / "shim"  # what `python3 -m pip` is where this Python has none
 OUR_IMAGE = re.compile(r"(?:^|/)videolift-(?:preprocess|train|predict)(?:[:@]|$)")
 OUR_ENTRYPOINT = ("python3", "-m", "videolift.entry")  # as in launchers/images/*.Dockerfile
@@ -123,7 +123,7 @@ class NamespaceHosts:
         return [*entrypoint, *plan.arguments]
 
     def _environment(self, plan: HostPlan, home: Path) -> dict[str, str]:
-        sources = [str(REPOSITORY / "src")] if OUR_IMAGE.search(plan.image) else []
+        sources = [str(SOURCE)] if OUR_IMAGE.search(plan.image) else []
         programs = [str(Path(sys.executable).parent), SYSTEM_PATH]
         if self._pip_is_missing:
             sources.append(str(SHIM))

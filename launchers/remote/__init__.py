@@ -1,1 +1,0 @@
-"""``backend=sagemaker-remote``: jobs on Amazon SageMaker."""

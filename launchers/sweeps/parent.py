@@ -24,6 +24,7 @@ from launchers import provenance
 from launchers.reachability import why_unreachable
 from launchers.records import RunFolder, Status
 from launchers.redaction import redacted_text
+from launchers.repository import SOURCE
 from launchers.sweeps.parent_run import ParentRun, Shown
 from launchers.sweeps.record import Child, SweepFolder, SweepRecord
 from launchers.sweeps.results import to_csv, to_html
@@ -200,7 +201,7 @@ class Parent:
         command = [sys.executable, "-m", "videolift.sweep_pictures", str(self._results / CSV_FILE), str(self._results)]
         command += [f"--metric={record.metric}", f"--goal={record.goal.value}"]
         command += [f"--parameters={','.join(record.parameters)}"]
-        environment = {**os.environ, "PYTHONPATH": str(provenance.REPOSITORY / "src")}
+        environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
         run = partial(subprocess.run, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PICTURES_S)
         try:
             done = run(command, env=environment, check=False)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launchers.compose import check, told_apart
-from launchers.experiment import PLAIN_WIDTH, Place, close_dead
+from launchers.display import new_console
+from launchers.experiment import Place, close_dead
 from launchers.overrides import quote
 from launchers.preparing import make_ready
 from launchers.records import CHILD_TAG, DETACHED, DETACHED_TAG, SWEEP_TAG, RunFolder, RunRecord, Status, is_detached
@@ -125,14 +126,12 @@ class Session:
             raise KeyboardInterrupt
 
     def _run_child(self, source: Source, ready: Ready) -> None:
-        from rich.console import Console
-
         child = ready.child
         child.host = ready.prepared.backend.machine(ready.prepared.config.stages[-1])
         file = self.folder.log(child.number)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as log:
-            console = Console(file=log, markup=False, highlight=False, width=PLAIN_WIDTH)
+            console = new_console(log)
             run = Run(
                 console,
                 self._outputs,

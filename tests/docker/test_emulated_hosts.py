@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from launchers.emulator.hosts_in_containers import LABEL
 from tests.containers import Containers, docker
 from tests.emulators import Account, running_emulator

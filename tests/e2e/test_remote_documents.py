@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from launchers.config import Backend
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from tests import runs
 from tests.emulators import Account
 from tests.guarded import Guard

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from tests import runs
 from tests.guarded import Guard
 from tests.mlflow_server import MlflowServer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from tests import runs
 from tests.emulators import Account
 from tests.remote.careless import Day, a_day

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from launchers.emulator import EmulatorError
+from launchers.emulator.choice import EmulatorError
 from launchers.emulator.hosts_in_namespaces import NamespaceHosts
 from tests.containers import skip_without
 from tests.emulators import (
@@ -587,7 +587,7 @@ def test_an_emulator_ends_with_the_program_that_started_it(tmp_path: Path) -> No
     skip_without(NamespaceHosts(tmp_path).problem())
     code = (
         "import os, pathlib, sys\n"
-        "from launchers.emulator import Emulator\n"
+        "from launchers.emulator.client import Emulator\n"
         "emulator = Emulator(pathlib.Path(sys.argv[1]), hosts='namespaces').__enter__()\n"
         "print(emulator.process.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)"

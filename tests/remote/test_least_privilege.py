@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from launchers.config import Backend
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from launchers.remote.aws import Aws, AwsError
 from launchers.remote.s3 import Location
 from launchers.remote.upload import IN_PARTS_FROM, plan_upload, upload

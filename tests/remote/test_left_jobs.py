@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launchers.cache import HANDLE
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from tests import runs
 from tests.emulators import ENDED, Account
 

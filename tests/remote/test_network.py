@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launchers.config import STAGES
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from tests import runs
 from tests.guarded import Guard
 from tests.remote.careless import a_day

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from launchers.emulator.validation import validate
 from launchers.remote import partition
 from tests import runs

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from tests import runs
 from tests.emulators import BUCKET, ENDED, Account
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from tests import remote_side, runs
 from tests.emulators import Account
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from tests.emulators import BUCKET, Account
 from tests.mlflow_server import free_port
 from tests.remote.careless import MISTAKEN, SECRETS, Careless, Day, a_day, forms, job_names

@@ -10,7 +10,7 @@ import pytest
 
 from launchers.base import Pruned
 from launchers.compose import compose
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from launchers.outputs import Outputs
 from launchers.preparing import Preparing, make_ready
 from launchers.running import Run

@@ -16,7 +16,7 @@ from launchers import signals
 from launchers.base import Job, Stage
 from launchers.cache import Cache, StageFolder
 from launchers.config import Backend, Config
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from launchers.remote import aws
 from launchers.remote.backend import RemoteBackend
 from launchers.remote.job import SERVICE, Handle

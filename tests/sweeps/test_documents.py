@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from tests import runs
 from tests.sweeps.sweeps import TRAIN, records, states
 

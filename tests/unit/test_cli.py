@@ -14,7 +14,6 @@ RUN = ROOT / "run.py"
 EXPERIMENT = """
 from dataclasses import dataclass, field
 from typing import Any
-PLAIN_WIDTH = 160
 @dataclass
 class Place:
     parent: Any

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from launchers import schema
+from launchers import repository, schema
 from launchers.compose import CONF, Sources, check, compose
 from launchers.config import Action, Backend, Config, Tracking, TrainJob, drawn, problems
 from launchers.help import ACTIONS, GROUPS, SETTINGS, help_text
@@ -217,7 +217,7 @@ def test_the_schema_knows_every_key_and_its_type() -> None:
         default = OmegaConf.select(defaults, key)
         default = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
         assert (default is None and setting.optional) or schema.fits(setting.type, setting.item, default), key
-        assert (schema.ROOT / setting.file).is_file()
+        assert (repository.ROOT / setting.file).is_file()
 
 
 def test_the_help_shows_every_group_choice_and_action() -> None:
