@@ -81,8 +81,11 @@ class Cache:
 
     def finished(self, stage_id: str) -> str | None:
         """Return the id of the run that computed a stage, None where it is not finished."""
-        marker = self.folder / stage_id / FINISHED_FILE
-        return str(json.loads(marker.read_text(encoding="utf-8"))["run"]) if marker.is_file() else None
+        try:
+            marker = (self.folder / stage_id / FINISHED_FILE).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return str(json.loads(marker)["run"])
 
     def path(self, stage_id: str) -> Path:
         return self.folder / stage_id
