@@ -7,7 +7,7 @@ VideoliftError            exit 1   something a person can act on; the message sa
 ├── PartError             exit 3   arrays are missing, foreign, duplicate or damaged
 ├── TrainingError         exit 4   training cannot go on (divergence, no samples)
 ├── StageError            exit 5   a stage's process failed; carries its last lines
-├── StorageError          exit 6   disk full, no permission, a path that cannot be written, a file system without locks
+├── StorageError          exit 6   disk full, no permission, a path that cannot be written
 └── Stopped               exit 130 asked to stop (Ctrl-C, SIGTERM); what is finished is kept
 """
 
