@@ -47,6 +47,9 @@ class OnThisMachine(ABC):
     def origin(self, stage_id: str) -> str | None:
         return None
 
+    def unknown_origin(self, stage_id: str) -> str | None:
+        return None
+
     def fetch(self, stage_id: str, console: Console) -> None:
         raise NotImplementedError(f"{stage_id}: nothing is finished elsewhere")
 

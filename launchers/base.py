@@ -166,7 +166,16 @@ class Backend(Protocol):
         """Divide stages, which are in order and none a member of an ensemble, into those that share a job."""
 
     def origin(self, stage_id: str) -> str | None:
-        """Return the run that computed a stage which is finished elsewhere and can be fetched."""
+        """Return the run that computed a stage which is finished elsewhere and can be fetched; None: there is none.
+
+        A plan gets None, too, where that cannot be told: see :meth:`unknown_origin`.
+
+        Raises:
+            VideoliftError: if that cannot be told, and it is no plan: what is finished is not to be computed again.
+        """
+
+    def unknown_origin(self, stage_id: str) -> str | None:
+        """Return why a plan cannot tell whether a stage is finished elsewhere, None where it can."""
 
     def fetch(self, stage_id: str, console: Console) -> None:
         """Bring a stage that is finished elsewhere into the cache here."""

@@ -10,15 +10,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
+from launchers.locking import take_lock
 from launchers.signals import pause
 from videolift.workspace import Kind, Workspace
 
@@ -81,8 +80,11 @@ class Cache:
 
     def finished(self, stage_id: str) -> str | None:
         """Return the id of the run that computed a stage, None where it is not finished."""
-        marker = self.folder / stage_id / FINISHED_FILE
-        return str(json.loads(marker.read_text(encoding="utf-8"))["run"]) if marker.is_file() else None
+        try:
+            marker = (self.folder / stage_id / FINISHED_FILE).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return str(json.loads(marker)["run"])
 
     def path(self, stage_id: str) -> Path:
         return self.folder / stage_id
@@ -114,21 +116,17 @@ class Cache:
 
     @contextmanager
     def lock(self, stage_id: str, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Keep two processes from computing the same stage at the same time; the second waits."""
+        """Keep two processes from computing the same stage at the same time; the second waits.
+
+        Raises:
+            StorageError: if the file system knows no locks.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.lock_file(stage_id).open("w") as lock:
             waiting = False
-            while not _locked(lock):
+            while not take_lock(lock):
                 if not waiting:
                     on_wait()
                     waiting = True
                 pause(LOCK_INTERVAL_S)  # a wait of the kernel's would not be interrupted in a thread
             yield
-
-
-def _locked(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

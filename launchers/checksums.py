@@ -55,6 +55,6 @@ def open_checksums(file: Path) -> Iterator[Checksums]:
             yield Checksums(database)
     except sqlite3.Error as error:
         raise StorageError(
-            f"{file}: {error}; this file only remembers checksums: delete it if it is damaged, free some space or "
-            "choose another outputs= if it cannot be written"
+            f"{file}: {error}; this file only remembers checksums: delete it if it is damaged, free some space, or set "
+            "outputs=FOLDER to a folder on a local disk if it cannot be written or locked"
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import subprocess
@@ -18,8 +17,10 @@ from launchers.attached import AttachedJob, attach
 from launchers.base import HostEnd, Stage
 from launchers.docker import DockerError
 from launchers.local import read_failure
+from launchers.locking import take_lock
 from launchers.repository import SOURCE
 from videolift.entry import STOPPED_EXIT_CODE
+from videolift.errors import StorageError
 from videolift.workspace import CONTAINER_ROOT, Kind, Workspace
 
 # Labels of our containers and networks. The lock is the file that their launcher holds while it lives.
@@ -291,9 +292,8 @@ def _take(lock: Path, held: contextlib.ExitStack) -> bool:
     """Hold a lock until the stack ends; return False where a process that lives has it, or where nobody can tell."""
     try:
         file = held.enter_context(lock.open("r+"))
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return take_lock(file)
     except FileNotFoundError:  # the outputs folder was deleted
         return True
-    except OSError:
+    except (OSError, StorageError):
         return False
-    return True

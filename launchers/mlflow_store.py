@@ -5,7 +5,6 @@ MlflowClient throughout: the fluent functions ask global state, and MLFLOW_RUN_I
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import math
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from launchers import mlflow_model, provenance
 from launchers.cache import PARTIAL_SUFFIX, event_files, model_folder
 from launchers.config import PREDICT, SCRIPT
+from launchers.locking import take_lock
 from launchers.parity import PARITY_FILE
 from launchers.records import RunFolder, RunRecord, StageRecord, Status
 from launchers.redaction import redacted, redacted_text
@@ -102,7 +102,7 @@ def connect(tracking: Tracking, outputs: Path) -> tuple[MlflowClient, str]:
 def _one_at_a_time(outputs: Path) -> Iterator[None]:
     outputs.mkdir(parents=True, exist_ok=True)
     with (outputs / "mlflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take_lock(lock, wait=True)
         yield
 
 

@@ -348,12 +348,12 @@ def refuse_missing_inputs(
     planned: dict[str, PlannedStage], wanted: Sequence[str], cache: Cache, backend: Backend
 ) -> None:
     """Raise ConfigError where a stage that is wanted needs one that is neither wanted nor finished."""
-    finished = finished_stages(planned, cache, backend)
+    known = {**finished_stages(planned, cache, backend), **unknown_stages(planned, cache, backend)}
     missing = {
         need: name
         for name in wanted
         for need in planned[name].needs
-        if stage_of(need) not in wanted and need not in finished
+        if stage_of(need) not in wanted and need not in known
     }
     if missing:
         lines = [
@@ -377,3 +377,10 @@ def finished_stages(planned: dict[str, PlannedStage], cache: Cache, backend: Bac
     """Return the stages that need not run, with the id of the run that computed each."""
     found = {name: cache.finished(stage.id) or backend.origin(stage.id) for name, stage in planned.items()}
     return {name: origin for name, origin in found.items() if origin is not None}
+
+
+def unknown_stages(planned: dict[str, PlannedStage], cache: Cache, backend: Backend) -> dict[str, str]:
+    """Return the stages of which a plan cannot tell whether they are finished elsewhere, with the reasons."""
+    here = {name for name, stage in planned.items() if cache.finished(stage.id)}
+    found = {name: backend.unknown_origin(stage.id) for name, stage in planned.items() if name not in here}
+    return {name: reason for name, reason in found.items() if reason is not None}

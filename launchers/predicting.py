@@ -70,7 +70,8 @@ def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared:
         predict=replace(config.predict, input=wanted),
     )
     backend = find_backend(config, outputs, [PREDICT])
-    if outputs.cache.finished(train.id) is None and backend.origin(train.id) is None:
+    found = outputs.cache.finished(train.id) or backend.origin(train.id) or backend.unknown_origin(train.id)
+    if found is None:
         raise ConfigError(
             f"run: the model of {record.id} is not in {outputs.cache.folder / train.id} any more, nor where "
             f"backend={config.backend.name} would look for it; train it again"

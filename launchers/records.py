@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
+from launchers.locking import take_lock
 from launchers.redaction import redacted
 from videolift.errors import ConfigError
 from videolift.events import Event
@@ -128,15 +128,14 @@ class HeldFolder:
 
     @contextmanager
     def held(self) -> Iterator[bool]:
-        """Hold the folder while its launcher lives; yields False where another process does."""
+        """Hold the folder while its launcher lives; yields False where another process does.
+
+        Raises:
+            StorageError: if the file system knows no locks.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+            yield take_lock(lock)
 
 
 class RunFolder(HeldFolder):

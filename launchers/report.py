@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from launchers.cache import StageFolder
 from launchers.config import PREDICT, Config, Tracking
 from launchers.outputs import Outputs
 from launchers.parity import Table as Parity
-from launchers.planning import PlannedStage, finished_stages
+from launchers.planning import PlannedStage, finished_stages, unknown_stages
 from launchers.predicting import shown as shown_predictions
 from launchers.preparing import Prepared
 from launchers.records import RunRecord, StageRecord, stage_of
@@ -43,17 +43,27 @@ def print_plan(console: Console, prepared: Prepared, outputs: Outputs) -> None:
     else:
         _print_data(console, prepared)
     finished = finished_stages(prepared.planned, outputs.cache, prepared.backend)
+    unknown = unknown_stages(prepared.planned, outputs.cache, prepared.backend)
     table = Table(box=None, pad_edge=False)
     for column in ("stage", "id", "hosts", "from", "state"):
         table.add_column(column)
     for name, stage in prepared.planned.items():
-        state = f"cached (computed by {finished[name]})" if name in finished else "would run"
-        if stage.stage not in config.stages and name not in finished:
-            state = "missing: not in stages"
-        elif stage.is_member and name not in finished and stage.stage in finished:
-            state = f"not needed: {stage.stage} is finished"
+        state = _state(stage, config, finished, name in unknown)
         table.add_row(*map(Text, (name, stage.id, str(len(stage.hosts)), _inputs_text(stage, config), state)))
     console.print(table, soft_wrap=True)
+    for reason in dict.fromkeys(unknown.values()):
+        console.print(f"note: what is finished in S3 is not known: {reason}", style="yellow", soft_wrap=True)
+
+
+def _state(stage: PlannedStage, config: Config, finished: Mapping[str, str], is_unknown: bool) -> str:
+    """Return what a plan says of a stage."""
+    if stage.name in finished:
+        return f"cached (computed by {finished[stage.name]})"
+    if stage.stage not in config.stages:
+        return "not in stages; whether it is finished is not known" if is_unknown else "missing: not in stages"
+    if stage.is_member and stage.stage in finished:
+        return f"not needed: {stage.stage} is finished"
+    return "would run, unless it is finished in S3" if is_unknown else "would run"
 
 
 def _inputs_text(stage: PlannedStage, config: Config) -> str:

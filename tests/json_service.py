@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,11 +11,21 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+POLL_S = 0.02  # between two looks of a server whether it is to end
+
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Refused(Exception):
-    """Raised by an answer: the service's error code, and what it says."""
+    """Raised by an answer: the service's error code, "" for no body at all, what it says, and a status if not 400."""
+
+    def __init__(self, code: str, message: str = "", status: int = 400) -> None:
+        super().__init__(code, message)
+        self.code, self.message, self.status = code, message, status
+
+
+class Dropped(Exception):
+    """Raised by an answer: the connection is closed without one."""
 
 
 @dataclass
@@ -38,13 +49,19 @@ def json_service(answers: Mapping[str, Answer]) -> Iterator[JsonService]:
             operation = self.headers.get("X-Amz-Target", "").rpartition(".")[2]
             asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
             service.asked.append((operation, asked))
+            body: dict[str, Any] | None
             try:
                 status, body = 200, service.answers[operation](asked)
             except KeyError:
                 status, body = 400, {"__type": "UnknownOperationException", "message": operation}
+            except Dropped:
+                self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = True
+                return
             except Refused as refused:
-                status, body = 400, {"__type": refused.args[0], "message": refused.args[1]}
-            content = json.dumps(body).encode()
+                status = refused.status
+                body = {"__type": refused.code, "message": refused.message} if refused.code else None
+            content = b"" if body is None else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/x-amz-json-1.1")
             self.send_header("Content-Length", str(len(content)))
@@ -54,7 +71,7 @@ def json_service(answers: Mapping[str, Answer]) -> Iterator[JsonService]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     service = JsonService(f"http://127.0.0.1:{server.server_address[1]}", dict(answers))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(POLL_S,), daemon=True)
     thread.start()
     try:
         yield service

@@ -42,8 +42,12 @@ def reply_json(start: StartResponse, content: Any, status: int = 200) -> Iterabl
 def reply_error(start: StartResponse, service: str, method: str, error: ServiceError) -> Iterable[bytes]:
     """Answer as the service's protocol does: AWS JSON, AWS query, or S3's XML (nothing at all to HEAD).
 
+    An error without a code has no body: what stands before a service answers so.
+
     Sources: AWS, "Error responses" of the S3 API reference; botocore/parsers.py for the other two.
     """
+    if not error.code:
+        return reply(start, error.status, b"", "text/plain")
     if service == "s3":
         xml = (
             f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{escape(error.code)}</Code>'

@@ -55,7 +55,7 @@ class Fault:
     operation: str | None = None  # of a request; None: any
     times: int | None = None  # None: until faults are cleared, or once for trouble of jobs
     status: int = 500
-    code: str | None = None
+    code: str | None = None  # None: the usual one of the status; "": there is no body, as from a proxy
     message: str | None = None
     job: str | None = None  # a name, "next", or None for any
     host: str = "algo-1"
@@ -118,7 +118,8 @@ class Faults:
         if fault.kind == "expired":
             default = ("ExpiredTokenException", "The security token included in the request is expired", 400)
             raise ServiceError(*EXPIRED.get(service, default))
-        code = fault.code or SERVER_ERRORS.get(fault.status, ("InternalFailure", "InternalError"))[service == "s3"]
+        usual = SERVER_ERRORS.get(fault.status, ("InternalFailure", "InternalError"))[service == "s3"]
+        code = usual if fault.code is None else fault.code
         raise ServiceError(code, fault.message or "the emulator was told to fail", fault.status)
 
     def _take_for_request(self, operation: str) -> Fault | None:

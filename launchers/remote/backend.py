@@ -23,18 +23,18 @@ from launchers.image import PURPOSES, libraries_of, locked_versions
 from launchers.local import LocalBackend
 from launchers.planning import KINDS
 from launchers.remote import partition, requests, state
-from launchers.remote.aws import Aws, AwsError, explained
+from launchers.remote.aws import Aws, AwsError, explained, is_transient
 from launchers.remote.cost import COLUMNS, Estimate, most_it_can_cost
 from launchers.remote.instances import precision_of
 from launchers.remote.job import Handle, RemoteJob, read_handle
 from launchers.remote.orders import Order, image_of, job_name, make_order
 from launchers.remote.preflight import find_job_problems, find_problems
 from launchers.remote.quotas import machines_of
-from launchers.remote.s3 import Location, is_s3, list_keys, read_bytes
+from launchers.remote.s3 import MISSING, Location, is_s3, list_keys, read_bytes
 from launchers.remote.site import UNKNOWN_ACCOUNT, Site, find_site, unresolved_site
 from launchers.remote.state import State
 from launchers.remote.transfer import Sending, Transfer, finished_stage, megabytes
-from launchers.remote.watch import Watch
+from launchers.remote.watch import LONGEST_BACK_OFF_S, Watch
 from launchers.signals import pause
 from videolift.errors import ConfigError
 from videolift.settings import Precision
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 STOPPING_POLL_S = 2.0
 CREATING_S = 3.0  # until a job is there whose making was interrupted
+CREATE_AGAIN_S = (2.0, 5.0, 15.0, 30.0, 60.0)  # after unclear answers to its creation, until a job is looked for
+IN_USE = "ResourceInUse"  # the name of a job is taken: names are made once, so an earlier request has arrived
+NO_CREDENTIALS = "there are no AWS credentials"
 ISOLATED = (
     "backend.network_isolation: AWS's TensorFlow image may lack matplotlib or psutil, which take a network to be "
     "installed; with backend.train.mode=byoc our image has them"
@@ -65,7 +68,10 @@ class RemoteBackend:
         self._transfer = Transfer(self._aws, cache.folder / "checksums.db")
         self._local = LocalBackend(config.backend, cache)
         self._data = Location.parse(str(config.data.root)) if is_s3(config.data.root) else None
+        self._planning = config.action is Action.plan
         self._origins: dict[str, str | None] = {}
+        self._unresolved = ""  # why a plan does not know the site
+        self._unknown: dict[str, str] = {}  # stage id -> why a plan cannot tell whether it is finished in S3
         self._going_on: dict[str, bool] = {}  # whether a job computes, or has computed, what was left to it
         self._notes: list[str] = []
 
@@ -93,7 +99,7 @@ class RemoteBackend:
         return expected
 
     def cost(self, stages: Mapping[str, Collection[str]]) -> Described | None:
-        jobs = self._jobs_to_start(stages, self._is_maybe_left)
+        jobs = self._jobs_to_start(stages, self._is_maybe_left if self._planning else self._is_left)
         return _described_cost(self._estimate(jobs)) if jobs else None
 
     def environments(self, stages: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -155,9 +161,10 @@ class RemoteBackend:
         return self._going_on[handle.job]
 
     def _is_maybe_left(self, stage_id: str) -> bool:
+        """Tell whether a plan knows that a stage was left to a job; where it does not know, the most is counted."""
         try:
             return self._handle_of(stage_id) is not None and self._is_resolved and self._is_left(stage_id)
-        except AwsError:  # then it may have to be computed
+        except AwsError:
             return False
 
     def _handle_of(self, stage_id: str) -> Handle | None:
@@ -179,11 +186,14 @@ class RemoteBackend:
 
     @cached_property
     def _known_site(self) -> Site:
-        """The site as far as it can be known; a run says what is wrong, a plan shows what it can."""
+        """The site as far as a plan can know it."""
         try:
-            return self._site if self._aws.has_credentials() else unresolved_site(self._aws)
-        except (AwsError, ConfigError):
-            return unresolved_site(self._aws)
+            if self._aws.has_credentials():
+                return self._site
+            self._unresolved = NO_CREDENTIALS
+        except (AwsError, ConfigError) as error:
+            self._unresolved = str(error)
+        return unresolved_site(self._aws)
 
     @property
     def _is_resolved(self) -> bool:
@@ -192,18 +202,31 @@ class RemoteBackend:
     # What is finished elsewhere
 
     def origin(self, stage_id: str) -> str | None:
-        if not self._is_resolved:
+        if stage_id in self._unknown:
             return None
         if stage_id not in self._origins:
-            self._origins[stage_id] = self._find_origin(stage_id)
-        return self._origins[stage_id]
+            try:
+                self._origins[stage_id] = self._find_origin(stage_id)
+            except AwsError as error:
+                if not self._planning:
+                    raise _not_computed(stage_id, error) from error
+                self._unknown[stage_id] = str(error)
+        return self._origins.get(stage_id)
 
     def _find_origin(self, stage_id: str) -> str | None:
+        if self._planning and not self._is_resolved:
+            raise AwsError(self._unresolved)
         try:
             marker = read_bytes(self._aws.client("s3"), self._site.stage(stage_id) / FINISHED_FILE)
-        except AwsError:  # nobody has, or the bucket cannot be read, which the checks tell
+        except AwsError as error:
+            if error.code != MISSING:
+                raise
             return None
         return str(json.loads(marker)["run"])
+
+    def unknown_origin(self, stage_id: str) -> str | None:
+        self.origin(stage_id)
+        return self._unknown.get(stage_id)
 
     def fetch(self, stage_id: str, console: Console) -> None:
         folder = self._cache.partial(stage_id)
@@ -231,7 +254,7 @@ class RemoteBackend:
         job = RemoteJob(self._aws, self._watch, handle, stages)
         try:
             handle.save([stage.folder for stage in stages])  # first: after a crash the job is looked for
-            self._create(order)
+            self._create_once(order, handle, console)
         except KeyboardInterrupt:
             if not self._is_there(handle):
                 pause(CREATING_S)  # what was asked for may be under way
@@ -243,25 +266,63 @@ class RemoteBackend:
                 raise
             raise LostTouch(f"interrupted when job {handle.job} had just been submitted; it goes on") from None
         except AwsError:
-            if not self._is_there(handle):
-                job.forget()
-                raise
+            job.forget()
+            raise
         return job
 
+    def _create_once(self, order: Order, handle: Handle, console: Console) -> None:
+        """Have a job made; after an unclear answer it is looked for by its name before it is asked for again.
+
+        Raises:
+            AwsError: if there is no such job, and there will be none.
+            LostTouch: if that cannot be told.
+        """
+        was_unclear = False
+        for wait_s in CREATE_AGAIN_S:
+            try:
+                self._create(order)
+                return
+            except AwsError as error:
+                last = error
+            if is_transient(last) or last.code == IN_USE:
+                was_unclear = True
+                console.print(f"{last}; looking for job {handle.job} in {wait_s:.0f} s", soft_wrap=True)
+                pause(wait_s)  # what was asked for may be under way
+            elif not was_unclear:
+                raise last
+            if self._is_there_at_last(handle, console):
+                return
+        if last.code == IN_USE:
+            raise LostTouch(f"{last}, and SageMaker does not show job {handle.job} yet") from last
+        raise last
+
     def _create(self, order: Order) -> None:
-        client = self._aws.client("sagemaker")
+        client = self._aws.client("sagemaker", attempts=1)  # botocore would ask again without looking
         with explained(f"sagemaker:Create{state.WORDS[order.kind]}", order.name):
             if order.kind is Kind.training:
                 client.create_training_job(**order.request)
             else:
                 client.create_processing_job(**order.request)
 
+    def _is_there_at_last(self, handle: Handle, console: Console) -> bool:
+        """Tell whether a job was made, however long the service does not answer: a job that was is paid for."""
+        wait_s = STOPPING_POLL_S
+        while True:
+            try:
+                return state.describe(self._aws.client("sagemaker"), handle.kind, handle.job) is not None
+            except AwsError as error:
+                if not is_transient(error):
+                    raise _not_known(handle, error) from error
+                console.print(f"{error}; looking for job {handle.job} again in {wait_s:.0f} s", soft_wrap=True)
+            pause(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_BACK_OFF_S)
+
     def _is_there(self, handle: Handle) -> bool:
-        """Tell whether a job was made although its making seemed to fail: an answer may be lost on its way."""
+        """Tell whether a job was made although its making was interrupted."""
         try:
             return state.describe(self._aws.client("sagemaker"), handle.kind, handle.job) is not None
         except AwsError as error:
-            raise LostTouch(f"whether job {handle.job} was started is not known: {error}") from error
+            raise _not_known(handle, error) from error
 
     def machine(self, stage: str) -> str:
         if self._is_local(stage):
@@ -292,7 +353,10 @@ class RemoteBackend:
         try:
             found = self._found(handle, stages[0], console)
         except AwsError as error:
-            raise LostTouch(f"whether job {handle.job} goes on is not known: {error}") from error
+            raise LostTouch(
+                f"whether job {handle.job} goes on is not known: {error}\n"
+                f"  (without {stages[0].folder.path / HANDLE} another one is started)"
+            ) from error
         if found is None or found.status in ("Failed", "Stopped"):
             return None
         console.print(f"job {handle.job} is at it already: {found.status}", soft_wrap=True)
@@ -357,6 +421,18 @@ class RemoteBackend:
             return sending.what, f"{megabytes(self._transfer.plan(sending).bytes_to_send)} of {total}", there
         except AwsError as error:  # a bucket that is not there yet, for one
             return sending.what, f"at most {total} ({error})", there
+
+
+def _not_computed(stage_id: str, error: AwsError) -> AwsError:
+    text = (
+        f"whether {stage_id} is finished in S3 is not known, so it is not computed: {error}\n"
+        "  Run the same command again when S3 answers"
+    )
+    return AwsError(text, error.code, transient=error.transient)
+
+
+def _not_known(handle: Handle, error: AwsError) -> LostTouch:
+    return LostTouch(f"whether job {handle.job} was started is not known: {error}")
 
 
 def _of_member(stage: Stage) -> str:

@@ -20,11 +20,11 @@ from launchers.config import SCRIPT
 from launchers.image import PURPOSES
 from launchers.remote import partition, state
 from launchers.remote.archive import extract
-from launchers.remote.aws import Aws, AwsError
+from launchers.remote.aws import Aws, AwsError, is_transient
 from launchers.remote.download import download_file, download_prefix
-from launchers.remote.s3 import Location, exists
+from launchers.remote.s3 import MISSING, Location, exists
 from launchers.remote.state import State
-from launchers.remote.watch import Watch, Watched, is_transient
+from launchers.remote.watch import LONGEST_BACK_OFF_S, Watch, Watched
 from launchers.signals import pause
 from videolift.entry import SIGNALLED, STOPPED_EXIT_CODE
 from videolift.errors import StageError, VideoliftError
@@ -36,7 +36,7 @@ FETCHED = ".fetched-"  # begins the name of a folder beside it, until all has ar
 QUIET_S = 10.0  # without a line, after which an ended job is taken to have said everything
 UNKNOWN_EXIT_CODE = 1
 STOP_AGAIN_S = (2.0, 5.0, 15.0)  # pauses between tries to stop a job, each of which has tries of botocore's own
-GONE = {"NoSuchKey", "404"}
+FETCH_AGAIN_S = 2.0  # pause before the second try to fetch results, doubled up to LONGEST_BACK_OFF_S
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,11 @@ class Handle:
 
 def read_handle(folder: Path) -> Handle | None:
     """Return the job that computes the stage of a folder, None where there is none."""
-    file = folder / HANDLE
-    if not file.is_file():
+    try:
+        text = (folder / HANDLE).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = json.loads(text)
     return Handle(**{**found, "kind": Kind(found["kind"])})
 
 
@@ -99,14 +100,24 @@ class RemoteJob:
             yield from self._rest()
         if self._state.status == state.COMPLETED and not self._collected:
             yield self._say("bringing the results back")
+            yield from self._collect_patiently(self._state)
+
+    def _collect_patiently(self, found: State) -> Iterator[tuple[str, str]]:
+        """Bring the results back, however long the service does not answer; yields what keeps it from it."""
+        wait_s = FETCH_AGAIN_S
+        while not self._collected:
             try:
-                self._collect(self._state)
+                self._collect(found)
             except AwsError as error:
-                raise self._not_collected(error) from error
+                if not is_transient(error):
+                    raise self._not_collected(error) from error
+                yield self._say(f"{error}; the job is completed, trying again in {wait_s:.0f} s", "warning")
+                pause(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_BACK_OFF_S)
 
     def _not_collected(self, error: AwsError) -> VideoliftError:
         """Return what to tell where the results of a completed job cannot be fetched."""
-        if error.code in GONE:
+        if error.code == MISSING:
             self._forget(self.stages)
             return StageError(
                 f"the job is completed, but its results are gone: {error}; the same command computes anew"

@@ -5,7 +5,7 @@ IAM actions, by function (AWS: "Required permissions for Amazon S3 API operation
 
 list_keys              s3:ListBucket
 exists, head           s3:GetObject, and s3:ListBucket, without which S3 calls a missing object forbidden
-read_bytes, stream     s3:GetObject
+read_bytes, Stream     the same
 write_bytes            s3:PutObject
 
 With objects under a KMS key also kms:Decrypt to read or to ask for a checksum, and kms:GenerateDataKey to write.
@@ -28,7 +28,9 @@ SCHEME = "s3://"
 CHUNK_BYTES = 1 << 20
 RESUMPTIONS = 5  # of a broken download, one after the other without a byte between them
 SHA256_METADATA = "sha256"  # x-amz-meta-sha256: S3 itself keeps no SHA-256 of a whole object that came in parts
-_MISSING = {"404", "NoSuchKey", "NotFound"}
+MISSING = "NoSuchKey"
+_NO_SUCH_HEAD = {"404", "NotFound", MISSING}  # an answer to HEAD has no body, and so no code
+UNLISTED = "without s3:ListBucket of the bucket, S3 answers the same for an object that is not there"
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,18 @@ def list_keys(
 
 
 def head(client: Any, location: Location) -> ObjectHead | None:
-    """Return what is known of an object, None where there is none."""
+    """Return what is known of an object, None where there is none.
+
+    Raises:
+        AwsError: if S3 does not say which.
+    """
     from botocore.exceptions import ClientError
 
-    with explained("s3:GetObject", location.uri):
+    with explained("s3:GetObject", location.uri, UNLISTED):
         try:
             response = client.head_object(Bucket=location.bucket, Key=location.key, ChecksumMode="ENABLED")
         except ClientError as error:
-            if code_of(error) in _MISSING:
+            if code_of(error) in _NO_SUCH_HEAD:
                 return None
             raise
     return ObjectHead(
@@ -170,7 +176,7 @@ def read_bytes(client: Any, location: Location) -> bytes:
     """Return a small object.
 
     Raises:
-        AwsError: there is none (code ``NoSuchKey``), or it cannot be read.
+        AwsError: there is none (code ``MISSING``), or it cannot be read.
     """
     return b"".join(Stream(client, location))
 
@@ -224,7 +230,7 @@ class Stream:
         from botocore.exceptions import ClientError
 
         rest = {"Range": f"bytes={self._at}-", "IfMatch": f'"{self._etag}"'} if self._etag else {}
-        with explained("s3:GetObject", self._location.uri):
+        with explained("s3:GetObject", self._location.uri, UNLISTED):
             try:
                 response = self._client.get_object(Bucket=self._location.bucket, Key=self._location.key, **rest)
             except ClientError as error:

@@ -27,7 +27,11 @@ WORDS = {Kind.training: "TrainingJob", Kind.processing: "ProcessingJob"}
 RUNNING = {"Training", "Processing"}  # steps in which a job's program runs
 LONGEST_PART = 63  # characters of NameContains
 PAGE = 100  # jobs of a list
-NOT_THERE = "ValidationException"  # what both Describe calls answer for an unknown name
+# What Describe and Stop answer for an unknown name: "Requested resource not found.", "Could not find requested job with
+# name: ..."; the code alone says no more than that something is wrong with the request.
+REJECTED = "ValidationException"
+UNKNOWN_JOB = re.compile(r"not found|could not find|does not exist", re.IGNORECASE)
+NOT_THERE = {"ResourceNotFound", "ResourceNotFoundException"}
 
 
 @dataclass(frozen=True)
@@ -82,16 +86,24 @@ class State:
 
 
 def describe(client: Any, kind: Kind, job: str) -> State | None:
-    """Return the state of a job, None where there is none of that name."""
+    """Return the state of a job, None where there is none of that name.
+
+    Raises:
+        AwsError: if SageMaker does not say which.
+    """
     try:
         with explained(f"sagemaker:Describe{WORDS[kind]}", job):
             if kind is Kind.training:
                 return _training(client.describe_training_job(TrainingJobName=job))
             return _processing(client.describe_processing_job(ProcessingJobName=job))
     except AwsError as error:
-        if error.code in (NOT_THERE, "ResourceNotFound"):
+        if _is_unknown_job(error):
             return None
         raise
+
+
+def _is_unknown_job(error: AwsError) -> bool:
+    return error.code in NOT_THERE or (error.code == REJECTED and UNKNOWN_JOB.search(str(error)) is not None)
 
 
 def summaries(client: Any, kind: Kind, status: str, part: str) -> dict[str, dict[str, Any]]:
@@ -123,7 +135,10 @@ def stop(client: Any, kind: Kind, job: str) -> None:
             else:
                 client.stop_processing_job(ProcessingJobName=job)
     except AwsError as error:
-        if error.code not in (NOT_THERE, "ResourceNotFound"):
+        if error.code not in {REJECTED, *NOT_THERE}:
+            raise
+        found = describe(client, kind, job)  # which of the things that can be wrong with the request it is
+        if found is not None and not found.ended and found.status != STOPPING:
             raise
 
 

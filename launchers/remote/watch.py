@@ -18,14 +18,13 @@ from itertools import takewhile
 from typing import Any
 
 from launchers.remote import state
-from launchers.remote.aws import THROTTLED, Aws, AwsError, ConnectionLost, CredentialsError
+from launchers.remote.aws import Aws, CredentialsError, is_transient
 from launchers.remote.logs import JobLog, Logs
 from launchers.remote.state import State
 from launchers.signals import pause
 from videolift.workspace import Kind
 
 LONGEST_BACK_OFF_S = 60.0
-TRANSIENT = {*THROTTLED, "500", "503", "InternalFailure", "InternalServerError", "InternalError", "ServiceUnavailable"}
 TURN_S = 0.1  # between two looks of a follower at what was found
 # AWS does not say what makes a summary another one, so that a job is described again after a while all the same: one a
 # look. Summaries of processing jobs do not say whether their program runs; until it does there is no such while.
@@ -180,11 +179,6 @@ class Watch:
         for one in _to_search(watched):
             one.search(logs)
         logs.read([one.log for one in watched], {one.log for one in watched if one.ended})
-
-
-def is_transient(error: Exception) -> bool:
-    """Tell whether a service may answer when it is asked again."""
-    return isinstance(error, ConnectionLost) or (isinstance(error, AwsError) and error.code in TRANSIENT)
 
 
 def common_beginning(names: Sequence[str]) -> str:

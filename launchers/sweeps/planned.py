@@ -10,7 +10,7 @@ from launchers.compose import Job, in_jobs
 from launchers.config import Config
 from launchers.machine import usable_cores
 from launchers.outputs import Outputs
-from launchers.planning import finished_stages, refuse_missing_inputs, to_compute
+from launchers.planning import finished_stages, refuse_missing_inputs, to_compute, unknown_stages
 from launchers.preparing import Prepared, Preparing, Wanted, to_be_computed
 from launchers.sweeps.shown import PlannedRow, SharedStage
 from videolift.errors import ConfigError, VideoliftError
@@ -101,9 +101,12 @@ def overview(jobs: Sequence[Job], runs: Sequence[Prepared], outputs: Outputs, re
     first_of: dict[str, int] = {}
     users: dict[tuple[str, str], list[int]] = {}
     finished_ids: set[str] = set()
+    unknown_ids: set[str] = set()
     rows = []
     for number, (job, run) in enumerate(zip(jobs, runs, strict=True)):
         finished = finished_stages(run.planned, outputs.cache, run.backend)
+        unknown = unknown_stages(run.planned, outputs.cache, run.backend)
+        unknown_ids |= {run.planned[name].id for name in unknown}
         states = {}
         for name in run.config.stages:
             stage = run.planned[name].id
@@ -112,8 +115,10 @@ def overview(jobs: Sequence[Job], runs: Sequence[Prepared], outputs: Outputs, re
             if name in finished:
                 finished_ids.add(stage)
                 states[name] = "cached"
+            elif earlier != number:
+                states[name] = f"shared with #{earlier}"
             else:
-                states[name] = f"shared with #{earlier}" if earlier != number else "would run"
+                states[name] = "unknown" if name in unknown else "would run"
         for one in to_compute(run.planned, run.config.stages, ()):
             if one.is_member:  # what trains it may be the whole of another child's training
                 users.setdefault((one.stage, one.id), []).append(number)
@@ -122,7 +127,7 @@ def overview(jobs: Sequence[Job], runs: Sequence[Prepared], outputs: Outputs, re
         state = record.children[number].state.value if record and number < len(record.children) else "waiting"
         rows.append(PlannedRow(number, job.label, states, state, job.parameters))
     shared = [
-        SharedStage(name, stage, numbers, stage in finished_ids)
+        SharedStage(name, stage, numbers, stage in finished_ids, stage in unknown_ids)
         for (name, stage), numbers in users.items()
         if len(numbers) > 1
     ]

@@ -36,7 +36,13 @@ LEAST_WIDTH = 24  # characters that a column which gives way keeps
 GAP = 2  # characters between columns
 SHOWN_NUMBERS = 12  # of children, in one line
 RANGE = 4  # so many children in a row are written as #0-#3
-PLAN_STYLES = {"cached": "green", "would run": "", "shared": "cyan"}
+PLAN_STYLES = {"cached": "green", "would run": "", "unknown": "yellow", "shared": "cyan"}
+KINDS_OF_WORK = {
+    "would run": "to compute",
+    "unknown": "to compute unless finished in S3, which is not known",
+    "shared": "shared",
+    "cached": "from the cache",
+}
 SHORT_ID = 8  # hex digits
 
 
@@ -46,7 +52,7 @@ class PlannedRow:
 
     number: int
     label: str
-    stages: dict[str, str]  # stage -> cached | would run | shared with #0
+    stages: dict[str, str]  # stage -> cached | would run | unknown | shared with #0
     state: str  # of the child, where an earlier start of the sweep got to it
     parameters: dict[str, str] = field(default_factory=dict)  # what differs; empty: the label says it
 
@@ -59,6 +65,7 @@ class SharedStage:
     id: str
     children: list[int]
     cached: bool
+    unknown: bool = False  # whether it is finished elsewhere
 
 
 @dataclass(frozen=True)
@@ -239,7 +246,7 @@ def print_plan(
     for line in _more_planned(rows[SHOWN_ROWS:]):
         _say(console, line)
     for stage in shared[:SHOWN_ROWS]:
-        how = "is in the cache for" if stage.cached else "computed once for"
+        how = "is in the cache for" if stage.cached else f"computed {'at most ' if stage.unknown else ''}once for"
         _say(console, f"{stage.name} {_short_id(stage)} {how} {children_text(stage.children)}")
     if more := shared[SHOWN_ROWS:]:
         _say(console, f"and {len(more)} more stages are shared")
@@ -300,7 +307,7 @@ def _more_planned(rows: Sequence[PlannedRow]) -> list[str]:
 def _work(rows: Sequence[PlannedRow]) -> list[str]:
     """Return how many stages have to be computed, and how many need not be."""
     lines = []
-    for kind, words in (("would run", "to compute"), ("shared", "shared"), ("cached", "from the cache")):
+    for kind, words in KINDS_OF_WORK.items():
         numbers: dict[str, int] = {}
         for row in rows:
             for stage, what in row.stages.items():

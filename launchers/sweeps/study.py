@@ -20,7 +20,7 @@ from launchers.redaction import redacted_text
 from launchers.sweeps.record import DONE, Child, State, SweepRecord
 from launchers.sweeps.source import Ready
 from launchers.sweeps.space import Choices, Distribution, IntRange, Space, Value
-from videolift.errors import TrainingError, VideoliftError
+from videolift.errors import StorageError, TrainingError, VideoliftError
 from videolift.events import Event
 
 if TYPE_CHECKING:
@@ -240,9 +240,14 @@ class Study:
 
 def _connected(file: Path) -> sqlite3.Connection:
     """Return a connection that survives a kill at any moment, without waiting for the disk at each of many commits."""
-    connection = sqlite3.connect(file, check_same_thread=False)
-    connection.execute("pragma journal_mode = wal")
-    connection.execute("pragma synchronous = normal")
+    try:
+        connection = sqlite3.connect(file, check_same_thread=False)
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = normal")
+    except sqlite3.Error as error:
+        raise StorageError(
+            f"{file}: {error}; set outputs=FOLDER to a folder on a local disk with free space"
+        ) from error
     return connection
 
 

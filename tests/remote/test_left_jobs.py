@@ -42,11 +42,14 @@ def run_id(ended: runs.Ended) -> str:
 
 
 def test_a_lost_answer_is_no_lost_job(tmp_path: Path, quick: list[str], emulator: Emulator) -> None:
+    before = len(emulator.calls())
     emulator.fault("lose", operation="CreateProcessingJob", times=1)
     runs.run(*quick, PREPROCESS, cwd=tmp_path)
     assert runs.records(tmp_path)[0]["status"] == "FINISHED"
-    asked = [call["resource"] for call in emulator.calls() if call["operation"] == "CreateProcessingJob"]
-    assert len(set(asked[-2:])) == 1, "the same name is asked for again"
+    asked = [call["operation"] for call in emulator.calls()[before:] if call["status"] == 200]  # and done
+    created = asked.index("CreateProcessingJob")
+    assert asked[created + 1] == "DescribeProcessingJob", "it is looked for"
+    assert asked.count("CreateProcessingJob") == 1, "and found"
 
 
 def test_a_refused_job_leaves_nothing_to_attach_to(tmp_path: Path, quick: list[str], emulator: Emulator) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from launchers.config import STAGES
 from launchers.emulator.client import Emulator
 from launchers.emulator.validation import validate
 from launchers.remote import partition
@@ -60,6 +61,8 @@ def test_without_credentials_and_without_a_network(bare: Path, videos: Path, reg
     assert preprocess["AppSpecification"]["ImageUri"].startswith(f"{UNKNOWN}.dkr.ecr.{region}.{here.dns_suffix}/")
     assert re.match(r"\d{12}\.dkr", train["AlgorithmSpecification"]["TrainingImage"])  # AWS's own account is known
     assert train["HyperParameters"]["model_epoch"] == "10"
+    assert text.count("would run, unless it is finished in S3") == len(STAGES)
+    assert "note: what is finished in S3 is not known: there are no AWS credentials" in text
     assert text.count(" at most ") >= 5  # bytes of videos, plans, source and script, and cost
     assert re.search(r"^videos +at most [\d.]+ MB +s3://", text, re.MULTILINE)
     assert re.search(r"^processing +1 x ml\.m5\.xlarge +24 ", text, re.MULTILINE)

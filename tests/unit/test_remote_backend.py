@@ -12,9 +12,9 @@ from rich.console import Console
 
 from launchers.base import LostTouch, Stage
 from launchers.cache import HANDLE, Cache, StageFolder
-from launchers.config import Backend, Config, PreprocessJob, TrainJob
+from launchers.config import Action, Backend, Config, PreprocessJob, TrainJob
 from launchers.remote import backend as remote
-from launchers.remote.aws import Aws
+from launchers.remote.aws import Aws, AwsError
 from launchers.remote.backend import RemoteBackend
 from launchers.remote.job import Handle, RemoteJob
 from launchers.remote.orders import Order
@@ -77,11 +77,11 @@ def aws(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[JsonServi
         yield running
 
 
-def backend(folder: Path, **settings: Any) -> RemoteBackend:
+def backend(folder: Path, action: Action = Action.run, **settings: Any) -> RemoteBackend:
     jobs = {"preprocess": PreprocessJob(image=IMAGE), "train": TrainJob(image=IMAGE, max_run_s=3600)}
     role = f"arn:aws:iam::{ACCOUNT}:role/jobs"
     given = Backend(name="sagemaker-remote", region="us-east-1", role=role, price_per_hour=1.0, **jobs, **settings)
-    return RemoteBackend(Config(backend=given), Cache(folder))
+    return RemoteBackend(Config(backend=given, action=action), Cache(folder))
 
 
 def left(folder: Path, number: int = 0) -> Stage:
@@ -123,10 +123,18 @@ def test_what_will_be_started_anew_is_checked_anew(
 
 def test_without_an_answer_a_plan_counts_what_may_have_to_be_computed(tmp_path: Path, service: Service) -> None:
     service.jobs["job-0"] = "InProgress"
-    stage, mine = left(tmp_path), backend(tmp_path)
+    stage, mine = left(tmp_path), backend(tmp_path, Action.plan)
     service.refuses = ["ExpiredTokenException"]
     assert mine.cost({"train": [stage.plan.id]}) is not None
     assert mine.cost({"train": [stage.plan.id]}) is None
+
+
+def test_without_an_answer_a_run_does_not_say_what_it_costs(tmp_path: Path, service: Service) -> None:
+    service.jobs["job-0"] = "InProgress"
+    stage, mine = left(tmp_path), backend(tmp_path)
+    service.refuses = ["ExpiredTokenException"]
+    with pytest.raises(AwsError, match="have expired"):
+        mine.cost({"train": [stage.plan.id]})
 
 
 @pytest.mark.parametrize("code", ["ThrottlingException", "ExpiredTokenException", "AccessDeniedException"])

@@ -33,6 +33,9 @@ class Here:
     def origin(self, stage_id: str) -> str | None:
         return None
 
+    def unknown_origin(self, stage_id: str) -> str | None:
+        return None
+
 
 def prepared(config: Config, planned: dict[str, PlannedStage] | None = None) -> Prepared:
     planned = planned or plan_stages(config, MANIFEST, Precision.float32, library_versions)
