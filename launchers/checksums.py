@@ -1,42 +1,60 @@
-"""Remembers the checksums of files, so that a large data set is read once, not at every start."""
+"""Remembers the checksums of files and of rows of arrays, so that a large data set is read once, not at every start."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from videolift.errors import StorageError
 from videolift.manifest import sha256_file
+from videolift.npz import row_digests
 
-SCHEMA = "CREATE TABLE IF NOT EXISTS checksum (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)"
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS checksum (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT)",
+    "CREATE TABLE IF NOT EXISTS row_checksum (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 BLOB)",
+)
+DIGEST_BYTES = 32
 BUSY_TIMEOUT_S = 60.0
 
 
 class Checksums:
-    """SHA-256 of files by (path, size, modification time); several processes may use one file."""
+    """SHA-256 of files and of rows of arrays by (path, size, modification time); processes may share its file."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
 
     def of(self, path: Path) -> str:
         """Return a file's SHA-256, computed only where the file is new or changed."""
+        return str(self._remembered("checksum", path, sha256_file))
+
+    def of_rows(self, path: Path) -> list[bytes]:
+        """Return the SHA-256 of each row of X in an .npz file, computed only where the file is new or changed.
+
+        Raises:
+            DataError: the file cannot be read as one.
+        """
+        together: bytes = self._remembered("row_checksum", path, lambda file: b"".join(row_digests(file)))
+        return [together[start : start + DIGEST_BYTES] for start in range(0, len(together), DIGEST_BYTES)]
+
+    def _remembered(self, table: str, path: Path, compute: Callable[[Path], Any]) -> Any:
         status = path.stat()
         # A link may lead to a name that is not UTF-8.
         key = os.fsencode(path.resolve()).decode(errors="backslashreplace")
         row = self._database.execute(
-            "SELECT sha256 FROM checksum WHERE path = ? AND size = ? AND mtime_ns = ?",
+            f"SELECT sha256 FROM {table} WHERE path = ? AND size = ? AND mtime_ns = ?",
             (key, status.st_size, status.st_mtime_ns),
         ).fetchone()
         if row:
-            return str(row[0])
-        digest = sha256_file(path)
+            return row[0]
+        found = compute(path)
         self._database.execute(
-            "INSERT OR REPLACE INTO checksum VALUES (?, ?, ?, ?)", (key, status.st_size, status.st_mtime_ns, digest)
+            f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)", (key, status.st_size, status.st_mtime_ns, found)
         )
-        return digest
+        return found
 
 
 @contextmanager
@@ -51,7 +69,8 @@ def open_checksums(file: Path) -> Iterator[Checksums]:
         # Every checksum is committed by itself, so that a long first pass does not lock another process out.
         with closing(sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as database:
             database.execute("PRAGMA synchronous = OFF")  # what a crash loses is only computed again
-            database.execute(SCHEMA)
+            for table in SCHEMA:
+                database.execute(table)
             yield Checksums(database)
     except sqlite3.Error as error:
         raise StorageError(

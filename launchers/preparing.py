@@ -34,7 +34,7 @@ from launchers.repository import SOURCE
 from videolift.errors import ConfigError, DataError, StageError
 from videolift.manifest import Manifest, make_manifest
 from videolift.plan import digest_of, to_plain
-from videolift.settings import CHANNELS, Data, Model, Precision, Preprocess, Source, Split, problems
+from videolift.settings import CHANNELS, Data, Model, Precision, Preprocess, Source, problems
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,11 +105,9 @@ class Preparing:
             config = replace(config, data=_present_data(_absolute(config.data), self._outputs, self._say))
             if config.data.source is Source.npz:
                 config = replace(config, preprocess=_shape_of_arrays(config.data, config.preprocess))
-            # A script divides the clips by itself: it needs no official lists, and nobody to tell of a split.
-            given = replace(config.data, val_share=0.0)
-            if script_settings.ARRAYS not in script.channels.values():
-                given = replace(given, split=Split.group)
-            data, manifest = self._manifest(replace(config, data=given))
+            given = replace(config, data=replace(config.data, val_share=0.0))
+            # A script that is given videos divides them by itself.
+            data, manifest = self._manifest(given, divided=script_settings.ARRAYS in script.channels.values())
         with open_checksums(self._outputs.checksums) as checksums:
             channels = scripting.find_channels(
                 script, data, manifest, checksums.of, lambda: Aws(config.backend).client("s3")
@@ -135,22 +133,23 @@ class Preparing:
             self._backends[key] = backend
         return self._backends[key]
 
-    def _manifest(self, config: Config) -> tuple[Data, Manifest]:
+    def _manifest(self, config: Config, *, divided: bool = True) -> tuple[Data, Manifest]:
         """Return where the videos, or what stands for them, are on this machine, and their manifest."""
-        key = digest_of({"data": to_plain(config.data), "seed": config.seed})
+        key = digest_of({"data": to_plain(config.data), "seed": config.seed, "divided": divided})
         if key not in self._listed:
-            self._listed[key] = self._list(config)
+            self._listed[key] = self._list(config, divided=divided)
             for note in self._listed[key][1].notes:
                 self._console.print(f"note: {note}", style="yellow", soft_wrap=True)
         return self._listed[key]
 
-    def _list(self, config: Config) -> tuple[Data, Manifest]:
+    def _list(self, config: Config, *, divided: bool) -> tuple[Data, Manifest]:
+        make = partial(make_manifest, seed=config.seed, progress=_telling(self._say), divided=divided)
         if is_s3(config.data.root):
             image = shadow_of(config, self._outputs, self._say)
             data = replace(config.data, root=str(image.root))
-            return data, make_manifest(data, config.seed, image.checksum, _telling(self._say))
+            return data, make(data, checksum=image.checksum, content=image.content)
         with open_checksums(self._outputs.checksums) as checksums:
-            return config.data, make_manifest(config.data, config.seed, checksums.of, _telling(self._say))
+            return config.data, make(config.data, checksum=checksums.of, rows=checksums.of_rows)
 
 
 def _refuse_mirror_images(manifest: Manifest) -> None:

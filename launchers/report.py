@@ -139,10 +139,18 @@ def _print_table(console: Console, lines: Sequence[Sequence[str]]) -> None:
 
 def split_text(manifest: Manifest, split: Split) -> str:
     counts = ", ".join(f"{sum(manifest.counts(name).values())} {name}" for name in SPLITS)
-    leak = (
-        f", {manifest.leak_rate:.1%} of the test clips share a group with training clips" if manifest.leak_rate else ""
+    return f"{split.value}: {counts}{_leak_text(manifest)}"
+
+
+def _leak_text(manifest: Manifest) -> str:
+    rate = manifest.leak_rate
+    if rate is not None:
+        return f", {rate:.1%} of the test clips share a group with training clips" if rate else ""
+    known = f", {manifest.leaking} test clips share a group with training clips" if manifest.leaking else ""
+    return (
+        f"{known}; the groups of {manifest.ungrouped} of {len(manifest.clips)} clips are not known: clips of one "
+        "recording may be on both sides"
     )
-    return f"{split.value}: {counts}{leak}"
 
 
 def print_summary(

@@ -67,10 +67,21 @@ class Shadow:
         Raises:
             DataError: the shadow does not show this file.
         """
+        return self._shown(path).identity
+
+    def content(self, path: Path) -> str | None:
+        """Return the SHA-256 of what a file stands for, None where S3 does not have it: ETag and size prove nothing.
+
+        Raises:
+            DataError: the shadow does not show this file.
+        """
+        return self._shown(path).sha256
+
+    def _shown(self, path: Path) -> Shown:
         name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else ""
         if name not in self.objects:
             raise DataError(f"{path}: is not among the objects of {self.location}; put it there and run it again")
-        return self.objects[name].identity
+        return self.objects[name]
 
 
 def shadow(client: Any, location: Location, folder: Path, progress: Callable[[int, int], None] | None = None) -> Shadow:

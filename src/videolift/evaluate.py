@@ -48,7 +48,8 @@ def run(job: Job) -> None:
     tables = {level: per_class(matrix, job.manifest.classes) for level, matrix in matrices.items()}
     metrics = {f"test_{key}": value for key, value in summary(probabilities, test.labels).items()}
     metrics |= {f"test_video_{key}": v for key, v in summary(video_probabilities, video_labels).items()}
-    metrics["test_leak_rate"] = job.manifest.leak_rate
+    if (leak_rate := job.manifest.leak_rate) is not None:
+        metrics["test_leak_rate"] = leak_rate
     job.events.metrics(metrics)
     history = json.loads((job.workspace.channel("training") / HISTORY_FILE).read_text(encoding="utf-8"))
     _write(

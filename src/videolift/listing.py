@@ -33,6 +33,7 @@ class Entry:
 
     Args:
         id: posix path below the root, or ``row-000012``.
+        group: None where nothing tells which recording the clip shows.
         given: the split that the data set's own lists say.
         row: place in the arrays of ``path``; None for a video.
         size: bytes.
@@ -40,7 +41,7 @@ class Entry:
 
     id: str
     label: str
-    group: str
+    group: str | None
     path: Path
     size: int
     given: str | None = None
@@ -67,10 +68,10 @@ def root_of(data: Data) -> Path:
     raise ConfigError(f"data.root: data={data.source.value} needs it; say data.root=PATH")
 
 
-def group_of(clip_id: str) -> str:
-    """Return ``g01`` for a name by UCF-101's rule, else the clip itself."""
+def group_of(clip_id: str) -> str | None:
+    """Return ``g01`` for a name by UCF-101's rule; other names do not tell the group."""
     match = UCF_STEM.fullmatch(PurePosixPath(clip_id).stem)
-    return f"g{int(match['group']):02d}" if match else clip_id
+    return f"g{int(match['group']):02d}" if match else None
 
 
 def videos(data: Data) -> list[Entry]:

@@ -9,16 +9,28 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from videolift.contents import copies_of, counted, differing, named
 from videolift.errors import DataError, StorageError
 from videolift.listing import some
-from videolift.settings import Data, Split
+from videolift.npz import row_digests
+from videolift.settings import Conflicts, Data, Source, Split
 from videolift.sources import Entry, list_clips
-from videolift.splits import SPLITS, VAL, assign, classes_of_one_clip, leak_rate
+from videolift.splits import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    VAL,
+    assign,
+    classes_of_one_clip,
+    leak_rate,
+    leaking_clips,
+    merged_groups,
+)
 
 FORMAT = 1
 
@@ -32,7 +44,7 @@ class Clip:
     Args:
         id: posix path below ``data.root``, or ``row-000012``.
         label: index into the manifest's classes.
-        group: clips of one group show the same scene or come from one recording.
+        group: clips of one group show the same scene, come from one recording, or are identical.
         split: train, val or test.
         sha256: of the file's bytes; for a row, of the file's checksum and the row's number.
         size: bytes.
@@ -48,17 +60,24 @@ class Clip:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All clips of an experiment, sorted by id. ``notes`` tell what was left out or not possible."""
+    """All clips of an experiment, sorted by id.
+
+    Args:
+        notes: what was left out, is not possible or not known.
+        ungrouped: clips of which nothing tells the recording; what is said of groups is not the whole truth with any.
+    """
 
     classes: tuple[str, ...]
     clips: tuple[Clip, ...]
     source: str
     notes: tuple[str, ...] = ()
+    ungrouped: int = 0
 
     def to_json(self) -> str:
         """Return the manifest as text, one clip a line, the same text for the same manifest."""
         clips = ",\n".join(_line(asdict(clip)) for clip in self.clips)
         head = {"format": FORMAT, "source": self.source, "classes": self.classes, "notes": self.notes}
+        head["ungrouped"] = self.ungrouped
         lines = [f"{_line(key)}: {_line(value)}," for key, value in head.items()]
         return "\n".join(["{", *lines, '"clips": [', clips, "]", "}", ""])
 
@@ -83,6 +102,11 @@ class Manifest:
         classes: Any = document.get("classes")
         rows: Any = document.get("clips")
         wrong = _head_problems(classes, rows) or _clip_problems(classes, rows)
+        ungrouped: Any = document.get("ungrouped")
+        if not wrong and ungrouped is None:  # an older one: the group of a clip without any is the clip itself
+            ungrouped = sum(row["group"] == row["id"] for row in rows)
+        if not wrong and (type(ungrouped) is not int or not 0 <= ungrouped <= len(rows)):
+            wrong = [f"'ungrouped' must be from 0 to the number of clips, {len(rows)}"]
         if wrong:
             raise DataError(f"manifest: {'; '.join(wrong[:10])}. Make it again from the data.")
         return cls(
@@ -90,12 +114,13 @@ class Manifest:
             clips=tuple(Clip(**row) for row in rows),
             source=str(document.get("source")),
             notes=tuple(map(str, document.get("notes", ()))),
+            ungrouped=ungrouped,
         )
 
     @cached_property
     def digest(self) -> str:
         """Return the sha256 of everything but the notes."""
-        return _sha256([self.source, self.classes, [asdict(clip) for clip in self.clips]])
+        return _sha256([self.source, self.classes, [asdict(clip) for clip in self.clips], self.ungrouped])
 
     @cached_property
     def data_digest(self) -> str:
@@ -103,9 +128,17 @@ class Manifest:
         return _sha256([self.classes, [(clip.id, clip.sha256, clip.label) for clip in self.clips]])
 
     @property
-    def leak_rate(self) -> float:
-        """Return the share of test clips whose group also has training or validation clips."""
-        return leak_rate([clip.group for clip in self.clips], [clip.split for clip in self.clips])
+    def leak_rate(self) -> float | None:
+        """Return the share of test clips whose group also has training or validation clips; None where unknown."""
+        return None if self.ungrouped else leak_rate(*self._groups_and_sides())
+
+    @property
+    def leaking(self) -> int:
+        """Return how many test clips are known to have a group that also has training or validation clips."""
+        return leaking_clips(*self._groups_and_sides())
+
+    def _groups_and_sides(self) -> tuple[list[str], list[str]]:
+        return [clip.group for clip in self.clips], [clip.split for clip in self.clips]
 
     def counts(self, split: str) -> dict[str, int]:
         """Return how many clips of each class a split has, zeros included, in the order of the classes."""
@@ -113,53 +146,182 @@ class Manifest:
         return {name: found[label] for label, name in enumerate(self.classes)}
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A clip whose bytes were looked at. Identical ones have the same ``content``; None where that is not known."""
+
+    entry: Entry
+    sha256: str
+    content: str | None
+
+
 def make_manifest(
     data: Data,
     seed: int,
     checksum: Callable[[Path], str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    content: Callable[[Path], str | None] | None = None,
+    rows: Callable[[Path], Sequence[bytes]] = row_digests,
+    divided: bool = True,
 ) -> Manifest:
     """List, check, divide and checksum the clips of a data source.
+
+    Identical clips belong to one group; a clip without bytes is identical to none.
 
     Args:
         data: for the demo, with ``root`` set to where it was written.
         checksum: sha256 of a file, :func:`sha256_file` by default; a caller may remember.
         progress: called with (clips checksummed, clips in all).
+        content: sha256 of a file, None where it is not known; by default what ``checksum`` returns.
+        rows: sha256 of each row of an .npz file.
+        divided: False for who divides the clips by themselves: all are ``train``, and no lists are needed.
 
     Raises:
         DataError: the data cannot be used as asked.
         StorageError: a file or folder cannot be read.
     """
-    listing = list_clips(data)
-    sides = assign(
-        [entry.group for entry in listing.entries],
-        [entry.label for entry in listing.entries],
-        [entry.given for entry in listing.entries],
+    listing = list_clips(data if divided else replace(data, split=Split.group))
+    divide = partial(_divide, data, seed) if divided else _undivided
+    sides = divide(listing.entries)  # what names and labels rule out is reported before all files are read
+    read = _read(listing.entries, checksum or sha256_file, progress, content, rows)
+    clips, about = _without_conflicts(read, data)
+    _refuse_lost_classes(listing.classes, clips)
+    entries, contents = [clip.entry for clip in clips], [clip.content for clip in clips]
+    copies = copies_of(contents)
+    if divided and copies and data.split is not Split.official:
+        about.append(f"{counted(copies)}: {named(copies, _ids(entries))}. Each set stays on one side of the split")
+    if copies or len(clips) < len(read):
+        try:
+            sides = divide(entries, contents)
+        except DataError as error:
+            raise DataError("\n".join([str(error), *about])) from error
+    if divided and data.split is Split.official and (torn := differing(copies, sides)):
+        about.append(_given_leak(torn, entries, sides))
+    index = {name: label for label, name in enumerate(listing.classes)}
+    made = Manifest(
+        listing.classes,
+        tuple(
+            Clip(clip.entry.id, index[clip.entry.label], group, side, clip.sha256, clip.entry.size)
+            for clip, group, side in zip(clips, merged_groups(_groups(entries), contents), sides, strict=True)
+        ),
+        data.source.value,
+        ungrouped=sum(entry.group is None for entry in entries),
+    )
+    notes = [*listing.notes, *about, *_unproven(clips), *(_about_split(made, contents, data) if divided else [])]
+    return replace(made, notes=tuple(notes))
+
+
+def _divide(data: Data, seed: int, entries: Sequence[Entry], contents: Sequence[str | None] | None = None) -> list[str]:
+    return assign(
+        _groups(entries),
+        _labels(entries),
+        [entry.given for entry in entries],
         split=data.split,
         test_share=data.test_share,
         val_share=data.val_share,
         seed=seed,
+        contents=contents,
     )
-    notes = list(listing.notes)
-    if data.val_share > 0 and VAL not in sides:
+
+
+def _undivided(entries: Sequence[Entry], contents: Sequence[str | None] | None = None) -> list[str]:
+    return [TRAIN] * len(entries)
+
+
+def _ids(entries: Sequence[Entry]) -> list[str]:
+    return [entry.id for entry in entries]
+
+
+def _labels(entries: Sequence[Entry]) -> list[str]:
+    return [entry.label for entry in entries]
+
+
+def _groups(entries: Sequence[Entry]) -> list[str]:
+    """Return the group of each clip; one whose group is not known is its own."""
+    return [entry.group or entry.id for entry in entries]
+
+
+def _without_conflicts(read: Sequence[_Read], data: Data) -> tuple[list[_Read], list[str]]:
+    """Return the clips without those whose content has several labels, where that is wanted, and notes about them."""
+    entries = [clip.entry for clip in read]
+    conflicts = differing(copies_of([clip.content for clip in read]), _labels(entries))
+    if not conflicts:
+        return list(read), []
+    found = f"{counted(conflicts)} under several labels"
+    which = named(conflicts, _ids(entries), _labels(entries))
+    if data.split is Split.official:
+        return list(read), [f"{found}: {which}. data.split=official is never changed, so they are used as they are"]
+    if data.conflicts is Conflicts.fail:
+        raise DataError(
+            f"{data.root or data.csv or data.npz}: {found}: {which}. Remove the clips whose label is wrong or correct "
+            "their labels, or set data.conflicts=drop to leave all of them out."
+        )
+    dropped = {index for indices in conflicts for index in indices}
+    left = [clip for index, clip in enumerate(read) if index not in dropped]
+    return left, [f"data.conflicts=drop leaves out {found}: {which}"]
+
+
+def _refuse_lost_classes(classes: Sequence[str], clips: Sequence[_Read]) -> None:
+    """Raise DataError where a class has lost all of its clips."""
+    there = {clip.entry.label for clip in clips}
+    if lost := [name for name in classes if name not in there]:
+        raise DataError(
+            f"data.conflicts=drop: leaves no clip of {some(lost)}: every clip there is identical to one with another "
+            "label. Correct the labels, or leave the class out of the data."
+        )
+
+
+def _given_leak(copies: Sequence[tuple[int, ...]], entries: Sequence[Entry], sides: Sequence[str]) -> str:
+    tested = sum(sides[index] == TEST for indices in copies for index in indices)
+    return (
+        f"data.split=official puts {counted(copies)} on several sides: {named(copies, _ids(entries), sides)}. A given "
+        f"split is never changed; {tested} of these clips are test clips"
+    )
+
+
+def _unproven(clips: Sequence[_Read]) -> list[str]:
+    unknown = sum(clip.content is None and clip.entry.size > 0 for clip in clips)
+    if not unknown:
+        return []
+    return [
+        f"whether {unknown} of {len(clips)} clips are identical to others is not known: there is no SHA-256 of them. "
+        "S3 has one of objects that were uploaded with it, in one part"
+    ]
+
+
+def _about_split(manifest: Manifest, contents: Sequence[str | None], data: Data) -> list[str]:
+    """Return what a person has to know of who is trained on and who is tested."""
+    notes = []
+    if data.val_share > 0 and all(clip.split != VAL for clip in manifest.clips):
         notes.append(
             f"no validation set: the training groups are too few or too large for data.val_share={data.val_share}, "
             "so it is treated as 0"
         )
-    if data.split is Split.random and (alone := classes_of_one_clip([entry.label for entry in listing.entries])):
+    labels = [manifest.classes[clip.label] for clip in manifest.clips]
+    if data.split is Split.random and (alone := classes_of_one_clip(labels, contents)):
         notes.append(_trained_on_only(alone))
-    if data.split is Split.random and (rate := leak_rate([e.group for e in listing.entries], sides)):
+    if manifest.ungrouped:
+        notes.append(_ungrouped(manifest, data.source))
+    elif data.split is Split.random and manifest.leak_rate:
         notes.append(
-            f"data.split=random leaks: {rate:.1%} of the test clips share a group with training clips; their accuracy "
-            "is not that of unseen scenes (data.split=group is)"
+            f"data.split=random leaks: {manifest.leak_rate:.1%} of the test clips share a group with training clips; "
+            "their accuracy is not that of unseen scenes (data.split=group is)"
         )
-    sums = _checksums(listing.entries, checksum or sha256_file, progress)
-    index = {name: label for label, name in enumerate(listing.classes)}
-    clips = tuple(
-        Clip(entry.id, index[entry.label], entry.group, side, digest, entry.size)
-        for entry, side, digest in zip(listing.entries, sides, sums, strict=True)
+    return notes
+
+
+def _ungrouped(manifest: Manifest, source: Source) -> str:
+    how = {
+        Source.manifest: "Fill the column group of data.csv, one name a recording",
+        Source.npz: "An .npz cannot tell it; use the videos with data=manifest and a csv of path,label,group",
+    }
+    known = f" ({manifest.leaking} test clips certainly are)" if manifest.leaking else ""
+    return (
+        f"the groups of {manifest.ungrouped} of {len(manifest.clips)} clips are not known, so clips of one recording "
+        f"may be on both sides of the split{known} and test_leak_rate is not reported. "
+        + how.get(source, "Set data=manifest and data.csv=FILE, a csv of path,label,group with one group a recording")
     )
-    return Manifest(listing.classes, clips, data.source.value, tuple(notes))
 
 
 def _trained_on_only(classes: Sequence[str]) -> str:
@@ -176,25 +338,36 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _checksums(
-    entries: tuple[Entry, ...], checksum: Callable[[Path], str], progress: Callable[[int, int], None] | None
-) -> list[str]:
+def _read(
+    entries: Sequence[Entry],
+    checksum: Callable[[Path], str],
+    progress: Callable[[int, int], None] | None,
+    content: Callable[[Path], str | None] | None,
+    rows: Callable[[Path], Sequence[bytes]],
+) -> list[_Read]:
     of_file: dict[Path, str] = {}  # rows of one file share it
-    sums = []
+    of_rows: dict[Path, Sequence[bytes]] = {}
+    read = []
     for done, entry in enumerate(entries, start=1):
-        if entry.path not in of_file:
-            try:
+        try:
+            if entry.path not in of_file:
                 of_file[entry.path] = checksum(entry.path)
-            except OSError as error:
-                raise StorageError(
-                    f"{entry.path}: cannot be read ({error.strerror}). Give this user permission to read it, or move "
-                    "the file out of data.root."
-                ) from error
-        digest = of_file[entry.path]
-        sums.append(digest if entry.row is None else _sha256([digest, entry.row]))
+            if entry.row is not None and entry.path not in of_rows:
+                of_rows[entry.path] = rows(entry.path)
+        except OSError as error:
+            raise StorageError(
+                f"{entry.path}: cannot be read ({error.strerror}). Give this user permission to read it, or move "
+                "the file out of data.root."
+            ) from error
+        digest, same = of_file[entry.path], None
+        if entry.row is not None:
+            digest, same = _sha256([digest, entry.row]), of_rows[entry.path][entry.row].hex()
+        elif entry.size:
+            same = content(entry.path) if content else digest
+        read.append(_Read(entry, digest, same))
         if progress is not None:
             progress(done, len(entries))
-    return sums
+    return read
 
 
 def _line(value: object) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -68,9 +69,30 @@ def list_rows(data: Data) -> Listing:
         names = {label: lines[label] for label in names}
     size = int(np.prod(shape[1:], dtype=np.int64)) * itemsize
     ids = [f"row-{row:06d}" for row in range(len(labels))]
-    entries = [Entry(ids[row], names[label], ids[row], path, size, row=row) for row, label in enumerate(labels)]
-    note = f"{path}: does not say which rows come from one recording, so every row counts as its own group"
-    return Listing(tuple(names.values()), tuple(entries), (note,))
+    entries = [Entry(ids[row], names[label], None, path, size, row=row) for row, label in enumerate(labels)]
+    return Listing(tuple(names.values()), tuple(entries))
+
+
+def row_digests(path: Path) -> list[bytes]:
+    """Return the SHA-256 of each row of X in an .npz file, read one at a time where rows lie one after the other.
+
+    Raises:
+        DataError: the file cannot be read as one.
+    """
+    with _readable(path), zipfile.ZipFile(path) as archive, archive.open("X.npy") as file:
+        shape, by_column, dtype = _array_header(file)
+        size = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        if not by_column:
+            return [hashlib.sha256(_exactly(file, size)).digest() for _ in range(shape[0])]
+    with _readable(path), np.load(path, allow_pickle=False) as arrays:
+        return [hashlib.sha256(row.tobytes()).digest() for row in arrays["X"]]
+
+
+def _exactly(file: IO[bytes], size: int) -> bytes:
+    content = file.read(size)
+    if len(content) < size:
+        raise EOFError("X ends before its last row")
+    return content
 
 
 def _label_indices(y: Any, path: Path) -> tuple[list[int], int]:
@@ -98,12 +120,17 @@ def _header(path: Path) -> tuple[tuple[int, ...], int]:
                 "numpy.savez(path, X=clips, Y=labels)."
             )
         with archive.open("X.npy") as file:
-            # Version 3 differs from 2 in the encoding of field names only, which plain arrays do not have.
-            read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-            shape, _, dtype = read(file)
+            shape, _, dtype = _array_header(file)
     if dtype.kind not in "biuf":
         raise DataError(f"{path}: X is {dtype}, not numbers. Save it again as one array of uint8 or float32.")
     return shape, dtype.itemsize
+
+
+def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, whether it is stored column by column, and type of the array that begins here."""
+    # Version 3 differs from 2 in the encoding of field names only, which plain arrays do not have.
+    read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    return read(file)
 
 
 @contextmanager

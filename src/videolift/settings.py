@@ -28,7 +28,14 @@ class Split(str, Enum):
 
     official = "official"  # the lists that come with the data set
     group = "group"  # no group on both sides, stratified as well as groups allow
-    random = "random"  # as the original scripts did; leaks groups
+    random = "random"  # as the original scripts did; leaks groups, but no identical content
+
+
+class Conflicts(str, Enum):
+    """What to do with identical content under several labels. Where the split is given it is only reported."""
+
+    fail = "fail"
+    drop = "drop"  # leave out all clips of that content
 
 
 class Sampling(str, Enum):
@@ -101,6 +108,7 @@ class Data:
     split: Split = Split.group
     test_share: float = 0.25  # of the clips; group and random splits
     val_share: float = 0.15  # of the training clips, by group; 0 trains on all of them
+    conflicts: Conflicts = Conflicts.fail
 
 
 @dataclass
@@ -317,6 +325,11 @@ def _data_problems(data: Data) -> list[str]:
         found.append(
             "data.split: official lists exist for data=ucf101 and data=manifest only, not for "
             f"data={data.source.value}; use data.split=group"
+        )
+    if data.split is Split.official and data.conflicts is not Conflicts.fail:
+        found.append(
+            f"data.conflicts: a given split (data.split=official) is never changed, so data.conflicts="
+            f"{data.conflicts.value} does not apply; leave it out, or set data.split=group"
         )
     return found
 

@@ -31,28 +31,32 @@ def assign(
     test_share: float,
     val_share: float,
     seed: int,
+    contents: Sequence[str | None] | None = None,
 ) -> list[str]:
     """Return ``train``, ``val`` or ``test`` for each clip.
 
     The group split and the validation set depend only on which clips belong to which group; the random split also on
     the order of the clips, so give them sorted. There is no ``val`` where groups are too few or too large for one. The
-    random split trains on the only clip of a class, see :func:`classes_of_one_clip`.
+    random split trains on the only clip of a class, see :func:`classes_of_one_clip`. Clips of the same content are on
+    the same side, except where the given lists say otherwise.
 
     Args:
         given: the split that the data set's own lists say; used by ``official`` only.
+        contents: what only clips of the same bytes have in common; None for a clip of which it is not known.
 
     Raises:
         DataError: a class cannot be on both sides, or the given lists put a group on both.
     """
+    contents = contents or [None] * len(groups)
+    units = merged_groups(_numbers(len(groups)) if split is Split.random else groups, contents)
     if split is Split.official:
         sides = [side or TRAIN for side in given]
         _refuse_leaks(groups, sides)
         _refuse_untrained(labels, sides)
     else:
-        units = groups if split is Split.group else [f"{index:09d}" for index in range(len(groups))]
         table: Table = _table(units, labels)
         if split is Split.random:
-            table = _testable(table, classes_of_one_clip(labels))
+            table = _testable(table, classes_of_one_clip(labels, contents))
         else:
             _refuse_undividable(table)
         chosen = _choose(table, test_share, f"{seed}/test", each_class=True)
@@ -63,13 +67,49 @@ def assign(
             )
         sides = [TEST if unit in chosen else TRAIN for unit in units]
     if val_share > 0 and VAL not in sides:
-        _cut_validation(groups, labels, sides, val_share, seed, by_clip=split is Split.random)
+        tries = [merged_groups(groups, contents), units]  # the second is another one where clips are divided
+        _cut_validation(tries, labels, sides, val_share, seed)
     return sides
 
 
-def classes_of_one_clip(labels: Sequence[str]) -> list[str]:
-    """Return the classes that have one clip only, sorted: they can be trained on or tested, not both."""
-    return sorted(label for label, count in Counter(labels).items() if count == 1)
+def merged_groups(groups: Sequence[str], contents: Sequence[str | None]) -> list[str]:
+    """Return the group of each clip after groups with a content in common became one.
+
+    Such a group has the first of their names, whatever the order of the clips.
+
+    Args:
+        contents: None for a clip of which it is not known.
+    """
+    joined: dict[str, str] = {}  # group -> one of the same that sorts before it
+
+    def first_of(group: str) -> str:
+        while group in joined:
+            joined[group] = joined.get(joined[group], joined[group])  # a shorter way for next time
+            group = joined[group]
+        return group
+
+    seen: dict[str, str] = {}
+    for group, content in zip(groups, contents, strict=True):
+        if content is not None:
+            one, other = sorted((first_of(group), first_of(seen.setdefault(content, group))))
+            if one != other:
+                joined[other] = one
+    return [first_of(group) for group in groups]
+
+
+def classes_of_one_clip(labels: Sequence[str], contents: Sequence[str | None] | None = None) -> list[str]:
+    """Return the classes that have one clip only, sorted: they can be trained on or tested, not both.
+
+    Args:
+        contents: as in :func:`assign`; copies of a clip count as one.
+    """
+    clips = merged_groups(_numbers(len(labels)), contents or [None] * len(labels))
+    different = Counter(label for _, label in set(zip(clips, labels, strict=True)))
+    return sorted(label for label, count in different.items() if count == 1)
+
+
+def _numbers(count: int) -> list[str]:
+    return [f"{index:09d}" for index in range(count)]
 
 
 def leaking_groups(groups: Sequence[str], sides: Sequence[str]) -> list[str]:
@@ -80,11 +120,16 @@ def leaking_groups(groups: Sequence[str], sides: Sequence[str]) -> list[str]:
     return sorted(group for group, found in seen.items() if len(found) > 1)
 
 
+def leaking_clips(groups: Sequence[str], sides: Sequence[str]) -> int:
+    """Return how many test clips have a group that also has training or validation clips."""
+    known = {group for group, side in zip(groups, sides, strict=True) if side != TEST}
+    return sum(side == TEST and group in known for group, side in zip(groups, sides, strict=True))
+
+
 def leak_rate(groups: Sequence[str], sides: Sequence[str]) -> float:
     """Return the share of test clips whose group also has training or validation clips."""
-    known = {group for group, side in zip(groups, sides, strict=True) if side != TEST}
-    tested = [group for group, side in zip(groups, sides, strict=True) if side == TEST]
-    return sum(group in known for group in tested) / len(tested) if tested else 0.0
+    tested = sum(side == TEST for side in sides)
+    return leaking_clips(groups, sides) / tested if tested else 0.0
 
 
 def _refuse_leaks(groups: Sequence[str], sides: Sequence[str]) -> None:
@@ -119,8 +164,8 @@ def _testable(table: Table, alone: Iterable[str]) -> Table:
     left = {unit: counts for unit, counts in table.items() if not counts.keys() & single}
     if not left:
         raise DataError(
-            "data.split=random: a class needs at least 2 clips, one to train on and one to test; no class has them. "
-            "Add clips."
+            "data.split=random: a class needs at least 2 clips of different content, one to train on and one to test; "
+            "no class has them. Add clips."
         )
     return left
 
@@ -138,10 +183,10 @@ def _refuse_undividable(table: Table) -> None:
 
 
 def _cut_validation(
-    groups: Sequence[str], labels: Sequence[str], sides: list[str], share: float, seed: int, *, by_clip: bool
+    tries: Sequence[Sequence[str]], labels: Sequence[str], sides: list[str], share: float, seed: int
 ) -> None:
+    """Turn some of ``train`` into ``val``, by the first units of which that is possible."""
     train = [index for index, side in enumerate(sides) if side == TRAIN]
-    tries = [groups, [f"{index:09d}" for index in range(len(groups))]] if by_clip else [groups]
     for units in tries:
         table = _table([units[i] for i in train], [labels[i] for i in train])
         chosen = _choose(table, share, f"{seed}/val", each_class=False)

@@ -643,6 +643,30 @@ def test_a_manifest_of_data_in_s3_is_that_of_the_same_data_here(client: Any, fro
     assert remote == local
 
 
+def test_objects_are_identical_by_a_sha256_only(client: Any, tmp_path: Path) -> None:
+    for label in ("A", "B"):
+        for number in range(6):
+            write_bytes(client, AT / label / f"{number}.mp4", f"{label} {number}".encode())
+    for name in ("A/0.mp4", "A/1.mp4"):
+        write_bytes(client, AT / name, b"same")
+    for name in ("A/2.mp4", "B/2.mp4"):  # of one ETag and one size, but what S3 computed of them is no SHA-256
+        client.put_object(Bucket=BUCKET, Key=(AT / name).key, Body=b"alike", ChecksumAlgorithm="CRC32")
+    there = shadow(client, AT, tmp_path / "shadow")
+    data = Data(source=Source.folder, root=str(there.root))
+    assert there.checksum(there.root / "A/2.mp4") == there.checksum(there.root / "B/2.mp4")
+    for seed in range(9):
+        made = make_manifest(data, seed, there.checksum, content=there.content)
+        sides = {clip.id: clip.split for clip in made.clips}
+        assert sides["A/0.mp4"] == sides["A/1.mp4"]
+    notes = "\n".join(made.notes)
+    assert "1 set of identical clips (2 in all): A/0.mp4 = A/1.mp4" in notes
+    assert "whether 2 of 12 clips are identical to others is not known" in notes
+    write_bytes(client, AT / "B/3.mp4", b"same")
+    there = shadow(client, AT, tmp_path / "shadow")
+    with pytest.raises(DataError, match=r"A/0\.mp4 \(A\) = B/3\.mp4 \(B\)"):
+        make_manifest(data, 0, there.checksum, content=there.content)
+
+
 def test_placeholders_take_no_space(client: Any, tmp_path: Path) -> None:
     write_bytes(client, AT / "a.avi", bytes(8_000_000))
     there = shadow(client, AT, tmp_path / "shadow")

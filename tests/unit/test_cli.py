@@ -124,6 +124,24 @@ def test_an_expected_failure_is_one_line_with_its_own_exit_code(folder: Path) ->
     assert done.stderr.rstrip().endswith("[data.root='nowhere']")
 
 
+def test_a_plan_reports_what_is_not_known_of_groups_and_stops_at_identical_clips_under_two_labels(
+    main: Callable[..., int], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_videos(folder / "v")
+    settings = ["action=plan", "data=folder", f"data.root={folder / 'v'}", f"outputs={folder / 'out'}"]
+    assert main(*settings) == 0
+    shown = capsys.readouterr().out
+    assert "note: the groups of 8 of 8 clips are not known" in shown
+    (split,) = (line for line in shown.splitlines() if line.startswith("split"))
+    assert split.endswith("the groups of 8 of 8 clips are not known: clips of one recording may be on both sides")
+    (folder / "v" / "up" / "0.avi").write_text("down 1")
+    assert main(*settings) == 3
+    assert "down/1.avi (down) = up/0.avi (up)" in capsys.readouterr().err
+    assert main(*settings, "data.conflicts=drop") == 0
+    shown = capsys.readouterr().out
+    assert "note: data.conflicts=drop leaves out 1 set of identical clips (2 in all)" in shown and "6 clips" in shown
+
+
 def test_a_plan_of_a_sweep_leaves_nothing_but_what_it_knows_of_the_videos(folder: Path) -> None:
     make_videos(folder / "v (1)")
     done = run("-m", "action=plan", "data=folder", "data.root=v (1)", "seed=0,1", folder=folder)

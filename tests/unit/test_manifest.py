@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,11 @@ def write_clips(root: Path, classes: int = 3, groups: int = 12, names: tuple[str
                 stem = f"v_Class{label}_g{group:02d}_{name}"
                 (folder / f"{stem}.avi").write_text(stem)
     return Data(source=Source.ucf101, root=str(root))
+
+
+def rows_of(values: Iterable[int]) -> np.ndarray:
+    """Return an X whose rows are the same where their values are."""
+    return np.array([np.full((2, 8, 8, 1), value, np.uint8) for value in values])
 
 
 @pytest.fixture
@@ -69,6 +75,7 @@ def test_digest_covers_all_but_the_notes(made):
             replace(made, clips=(replace(clip, **{key: value}), *made.clips[1:]))
             for key, value in {"label": 1, "group": "g9", "split": "val", "sha256": "cd", "size": 9, "id": "A"}.items()
         ),
+        replace(made, ungrouped=1),
     ]
     assert len({made.digest, *(other.digest for other in others)}) == len(others) + 1
     assert replace(made, notes=()).digest == made.digest
@@ -119,9 +126,9 @@ def test_checksum_and_progress_are_the_callers(tmp_path):
     asked: list[Path] = []
     steps: list[tuple[int, int]] = []
     manifest = make_manifest(
-        data, 0, lambda path: asked.append(path) or "remembered", lambda done, total: steps.append((done, total))
+        data, 0, lambda path: asked.append(path) or f"of {path}", lambda done, total: steps.append((done, total))
     )
-    assert {clip.sha256 for clip in manifest.clips} == {"remembered"}
+    assert [clip.sha256 for clip in manifest.clips] == [f"of {tmp_path / clip.id}" for clip in manifest.clips]
     assert asked == [tmp_path / clip.id for clip in manifest.clips]
     assert steps == [(done, 8) for done in range(1, 9)]
 
@@ -144,12 +151,12 @@ def test_file_that_goes_away_meanwhile_is_named(tmp_path):
 
 
 def test_rows_of_arrays_have_their_own_checksums_but_the_file_is_read_once(tmp_path):
-    np.savez(tmp_path / "a.npz", X=np.zeros((8, 2, 8, 8, 1), np.uint8), Y=np.arange(8) % 2)
+    np.savez(tmp_path / "a.npz", X=rows_of(range(8)), Y=np.arange(8) % 2)
     read: list[Path] = []
     data = Data(source=Source.npz, npz=str(tmp_path / "a.npz"), val_share=0)
     manifest = make_manifest(data, 0, lambda path: read.append(path) or sha256_file(path))
     assert read == [tmp_path / "a.npz"]
-    assert len({clip.sha256 for clip in manifest.clips}) == 8
+    assert len({clip.sha256 for clip in manifest.clips}) == len({clip.group for clip in manifest.clips}) == 8
     assert manifest.clips[7].id == "row-000007"
 
 
@@ -160,6 +167,8 @@ def test_rows_of_arrays_have_their_own_checksums_but_the_file_is_read_once(tmp_p
         ({"classes": None}, "'classes' must be a list"),
         ({"classes": ["Run", "Run"]}, "a class is named twice"),
         ({"clips": {}}, "'clips' must be a list"),
+        ({"ungrouped": 5}, "'ungrouped' must be from 0 to the number of clips, 4"),
+        ({"ungrouped": True}, "'ungrouped' must be from 0"),
         ({"clips": [{"id": "a"}]}, "clip 0 must have id, label, group, split, sha256, size"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 
 from videolift.errors import ConfigError
 from videolift.plan import PLAN_FILE, Plan, from_plain, read_plan, to_plain
-from videolift.settings import Data, Model, Precision, Preprocess, Sampling, Source, problems
+from videolift.settings import Conflicts, Data, Model, Precision, Preprocess, Sampling, Source, Split, problems
 
 
 def test_a_plan_arrives_as_it_was_sent(tmp_path: Path) -> None:
@@ -50,6 +50,12 @@ def test_a_plan_of_another_version_is_refused() -> None:
         (Data(source=Source.npz), Preprocess(), Model(), ["data.npz: data=npz needs it"]),
         (Data(test_share=0), Preprocess(), Model(), ["data.test_share"]),
         (Data(val_share=1), Preprocess(), Model(), ["data.val_share"]),
+        (
+            Data(Source.ucf101, "videos", split=Split.official, conflicts=Conflicts.drop),
+            Preprocess(),
+            Model(),
+            ["data.conflicts: a given split (data.split=official) is never changed"],
+        ),
         (Data(), Preprocess(depth=0, height=-1), Model(name="cnn2d"), ["preprocess.depth", "preprocess.height"]),
         (Data(), Preprocess(interval=2, sampling=Sampling.uniform), Model(), ["preprocess.interval: has a meaning"]),
         (
