@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import logging
-import os
 import shutil
 import signal
 import subprocess
@@ -162,9 +161,8 @@ def test_a_sweep_whose_launcher_was_killed_goes_on_below_the_same_run(outputs: P
         print(sweep.record.mlflow_run, flush=True)
         time.sleep(60)
     """
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}"}
     command = [sys.executable, "-c", code, str(outputs)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as launcher:
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as launcher:
         assert launcher.stdout is not None
         first = launcher.stdout.readline().strip()
         launcher.send_signal(signal.SIGKILL)

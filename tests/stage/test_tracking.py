@@ -4,7 +4,6 @@ import itertools
 import json
 import logging
 import math
-import os
 import shutil
 import signal
 import subprocess
@@ -94,10 +93,9 @@ def artifact_text(run: FakeRun, name: str, tmp_path: Path) -> str:
 
 
 def in_fresh_process(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}"}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env=environment,
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
@@ -484,9 +482,8 @@ def test_a_run_whose_launcher_was_killed_is_closed_at_the_next_start(outputs: Pa
             print("ready", flush=True)
             time.sleep(60)
     """
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}"}
     command = [sys.executable, "-c", code, str(outputs)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as launcher:
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as launcher:
         assert launcher.stdout is not None
         assert launcher.stdout.readline() == "ready\n"
         assert tracking.close_dead(outputs, Tracking()) == []  # it is alive
@@ -589,9 +586,8 @@ def test_two_processes_may_make_the_database_at_once(tmp_path: Path) -> None:
         run.finish(tracker)
         assert tracker.problem is None, tracker.problem
     """
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}"}
     both = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name], env=environment, stderr=subprocess.PIPE)
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name], cwd=REPOSITORY, stderr=subprocess.PIPE)
         for name in ("one", "two")
     ]
     ends = [(p.communicate(timeout=60)[1], p.returncode) for p in both]
