@@ -22,6 +22,7 @@ from launchers.cache import model_folder
 from launchers.records import RunRecord
 from tests.mlflow_server import QUIET, START_S, free_port
 from tests.recorded_runs import new_run
+from tests.waiting import HANG_S
 from videolift.script_requirements import hide_package
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -108,7 +109,7 @@ def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=HANG_S,
     )
     assert ended.returncode == 0, ended.stderr
     return ended
@@ -172,7 +173,7 @@ def wait_for(ping: str, process: subprocess.Popen[bytes], log: Path) -> None:
 def classified(address: str, *rows: dict[str, str]) -> list[dict[str, Any]]:
     body = json.dumps({"dataframe_records": rows}).encode()
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=HANG_S) as answer:
         found: list[dict[str, Any]] = json.load(answer)["predictions"]
     return found
 

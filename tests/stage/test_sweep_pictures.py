@@ -18,6 +18,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 
+from tests.waiting import HANG_S
 from videolift.fonts import families
 from videolift.sweep_pictures import (
     PARALLEL_FILE,
@@ -76,7 +77,7 @@ def test_the_pictures_of_a_table_are_drawn_by_a_process(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-m", "videolift.sweep_pictures", str(file), str(tmp_path / "out")]
     command += ["--metric", METRIC, "--goal", "maximize", "--parameters", ",".join(names)]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=HANG_S)
     assert (done.returncode, done.stderr) == (0, "")
     wanted = [PARALLEL_FILE, *(scatter_name(METRIC, name) for name in names)]
     assert [Path(line).name for line in done.stdout.splitlines()] == wanted
