@@ -228,7 +228,7 @@ def test_values_that_are_no_numbers_are_recorded(outputs: Path, server: MlflowSe
         run = new_run(outputs, run_id=some_id())
         run.metrics({"nan": math.nan, "up": math.inf, "down": -math.inf})
         run.end()
-        tracking.sync(run.folder, Tracking(**settings), outputs)  # type: ignore[arg-type]
+        tracking.sync(run.folder, Tracking(timeout_s=HANG_S, **settings), outputs)  # type: ignore[arg-type]
         metrics = only_run(run, **settings).data.metrics
         assert math.isnan(metrics["nan"])
         assert (metrics["up"], metrics["down"]) == (sys.float_info.max, -sys.float_info.max)  # as MLflow keeps infinity
@@ -320,7 +320,7 @@ def test_an_unreachable_server_costs_seconds(kind: str, outputs: Path, caplog: p
         run = new_run(outputs)
         started = time.monotonic()
         with caplog.at_level(logging.WARNING):
-            tracker = run.tracker(uri=uri)
+            tracker = run.tracker(uri=uri, timeout_s=2)
             tracker.start(run.record)
             run.epochs(1, 2, 3)
             run.tell(tracker)
@@ -446,7 +446,7 @@ def test_credentials_are_neither_printed_nor_recorded(
 ) -> None:
     uri = server.uri.replace("://", "://someone:hush-hush@")
     run = new_run(outputs, run_id=some_id(), config={"tracking": {"uri": uri}, "list": [uri]}, error=f"no {uri}")
-    tracker = run.tracker(uri=uri)
+    tracker = run.tracker(uri=uri, timeout_s=HANG_S)
     tracker.start(run.record)
     run.tag("where", uri)
     run.tell(tracker)
