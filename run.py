@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 HERE = Path(__file__).resolve().parent
-# Works from any folder, installed or not. Hydra looks for plugins in every folder of the path.
+# What lies beside this file comes first: it may be a sweep's copy, or another checkout than the one that is installed.
+# Hydra looks for plugins in every folder of the path.
 sys.path[:0] = [str(HERE), str(HERE / "src"), str(HERE / "launchers" / "plugins")]
 
 from videolift.errors import ConfigError, Stopped, StorageError, VideoliftError  # noqa: E402 - after the path above

@@ -1,6 +1,6 @@
 """Measure what a sweep costs besides its trainings: planning, tracking and memory, for more and more children.
 
-    PYTHONPATH=src python -m benchmarks.sweeps [--children 50 100 200] [--parallel 4] [--models]
+    python -m benchmarks.sweeps [--children 50 100 200] [--parallel 4] [--models]
 
 The real command (`python run.py -m`) runs on the demo data, each number of children in a process of its own and in
 outputs of its own, recorded in MLflow (sqlite). Only the stages after preprocessing are not computed: they say at once

@@ -1,4 +1,4 @@
-"""Takes pictures that runs drew over into this folder: python docs/drawn.py [OUTPUTS] [FOLDER]
+"""Takes pictures that runs drew over into this folder: python -m docs.drawn [OUTPUTS] [FOLDER]
 
 OUTPUTS (default: outputs) holds the runs; of the newest one whose network was drawn, the pictures become those of docs.
 """
@@ -9,11 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "src")]
-
-from launchers.cache import event_files  # noqa: E402
-from launchers.records import RunFolder  # noqa: E402
+from launchers.cache import event_files
+from launchers.records import RunFolder
 
 # What they are called here: of a layer there, whose name is its model's.
 PICTURES = {"gradcam_*.png": "gradcam.png", "maximize_*.gif": "maximize.gif", "embedding.png": "embedding.png"}
@@ -40,4 +37,4 @@ def newest_drawn(outputs: Path) -> Path | None:
 
 if __name__ == "__main__":
     given = [Path(argument) for argument in sys.argv[1:]]
-    main(*given, *[Path("outputs"), REPOSITORY / "docs" / "pictures"][len(given) :])
+    main(*given, *[Path("outputs"), Path(__file__).parent / "pictures"][len(given) :])

@@ -1,4 +1,4 @@
-"""Makes the pictures of MLflow's UI in this folder: python docs/screenshots.py [OUTPUTS] [FOLDER]
+"""Makes the pictures of MLflow's UI in this folder: python -m docs.screenshots [OUTPUTS] [FOLDER]
 
 OUTPUTS (default: outputs) holds the runs; the newest finished one is shown, and the newest sweep that has a best child.
 Needs chromium and chromedriver.
@@ -10,17 +10,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "src")]
-
-from launchers.config import Tracking  # noqa: E402
-from launchers.mlflow_store import tracking_uri  # noqa: E402
-from launchers.records import RunFolder, RunRecord, Status  # noqa: E402
-from launchers.sweeps.record import SweepFolder, SweepRecord  # noqa: E402
-from launchers.sweeps.shown import short_label  # noqa: E402
-from tests.browser import browser  # noqa: E402
-from tests.mlflow_server import mlflow_server  # noqa: E402
-from tests.mlflow_ui import take_screenshots, take_sweep_screenshots  # noqa: E402
+from launchers.config import Tracking
+from launchers.mlflow_store import tracking_uri
+from launchers.records import RunFolder, RunRecord, Status
+from launchers.sweeps.record import SweepFolder, SweepRecord
+from launchers.sweeps.shown import short_label
+from tests.browser import browser
+from tests.mlflow_server import mlflow_server
+from tests.mlflow_ui import take_screenshots, take_sweep_screenshots
 
 
 def main(outputs: Path, folder: Path) -> None:
@@ -54,4 +51,4 @@ def newest_sweep(outputs: Path) -> SweepRecord | None:
 
 if __name__ == "__main__":
     given = [Path(argument) for argument in sys.argv[1:]]
-    main(*given, *[Path("outputs"), REPOSITORY / "docs" / "pictures"][len(given) :])
+    main(*given, *[Path("outputs"), Path(__file__).parent / "pictures"][len(given) :])

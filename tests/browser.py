@@ -33,7 +33,7 @@ FLAGS = (
     # A mouse, which headless has not: without one, charts are covered by their tool bars.
     "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
 )
-WAIT_S = 60  # the first page is 10 MB of JavaScript
+WAIT_S = 240  # the first page is 10 MB of JavaScript
 CLICK_AGAIN_S = 3.0
 SETTLE_S = 15
 REDRAWN = (StaleElementReferenceException, ElementClickInterceptedException, ElementNotInteractableException)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from launchers.emulator.client import Emulator
 from tests import engine, remote_side
@@ -11,6 +12,11 @@ from tests.containers import Containers, settings_of, skip_without
 from tests.under_way import OnThisMachine, UnderWay
 
 BACKENDS = ("local", "sagemaker-local", "sagemaker-remote")  # the contract tests run unchanged against every one
+# What a property says of a commit depends on neither the machine's load nor chance, nor on what was found here before.
+settings.register_profile(
+    "same everywhere", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None
+)
+settings.load_profile("same everywhere")
 IMAGES = engine.REPOSITORY / "launchers" / "images"
 
 

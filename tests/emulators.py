@@ -16,7 +16,7 @@ BUCKET = "sagemaker-us-east-1-123456789012"
 ROLE = "arn:aws:iam::123456789012:role/videolift-job"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/tensorflow-training:2.19.0-cpu-py312-ubuntu22.04-sagemaker"
 ENDED = ("Completed", "Failed", "Stopped")
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -9,11 +10,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-START_S = 120
+START_S = 240
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # jobs: four more processes
 COMMAND = (sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1")
 
@@ -90,7 +91,24 @@ def free_port() -> int:
 @contextmanager
 def silent_port() -> Iterator[int]:
     """Yield a port that accepts connections and never answers."""
+    with silence() as (port, _):
+        yield port
+
+
+@contextmanager
+def silence() -> Iterator[tuple[int, Callable[[], int]]]:
+    """Yield a port that accepts connections and never answers, and what counts those that came since it last did."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(100)
-        yield int(listener.getsockname()[1])
+        listener.setblocking(False)
+        yield int(listener.getsockname()[1]), lambda: _waiting(listener)
+
+
+def _waiting(listener: socket.socket) -> int:
+    for count in itertools.count():
+        try:
+            listener.accept()[0].close()
+        except BlockingIOError:
+            return count
+    raise AssertionError

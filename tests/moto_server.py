@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-START_S = 60
+START_S = 240
 POLL_S = 0.01  # how long a front may take to end
 CREDENTIALS = {  # what boto3 asks for; moto takes any
     "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +26,7 @@ import psutil
 
 from launchers.emulator.hosts import Host, HostPlan
 from launchers.repository import SOURCE
+from videolift.script_requirements import HOOK
 
 SHIM = Path(__file__).resolve().parent / "shim"  # what `python3 -m pip` is where this Python has none
 OUR_IMAGE = re.compile(r"(?:^|/)videolift-(?:preprocess|train|predict)(?:[:@]|$)")
@@ -34,12 +36,13 @@ START_S = 10.0
 # `unshare --fork` would not tell by which signal its child was killed, and would say so in the job's output.
 # Nor does this shell, whose own words go nowhere.
 FORK = 'exec 3>&2 2>/dev/null; (exec setpriv --pdeathsig KILL "$@" 2>&3 3>&-); exit $?'
-# What is in /opt here stays, but for the folder that jobs own. Nothing of this is seen outside of the namespace.
+# What is in /opt here stays, but for the folder that jobs own; videolift is not installed, as in nobody else's image.
+# Nothing of this is seen outside of the namespace.
 PREPARE = """
 set -e
 mount -t proc proc /proc
-folder=$1 hosts=$2 name=$3 below=$4
-shift 4
+folder=$1 hosts=$2 name=$3 below=$4 installed=$5
+shift 5
 mount --rbind /opt "$below"
 mount -t tmpfs -o mode=0755 tmpfs /opt
 for entry in "$below"/* "$below"/.[!.]*; do
@@ -53,6 +56,7 @@ done
 mkdir /opt/ml
 mount --bind "$folder" /opt/ml
 mount --bind "$hosts" /etc/hosts
+[ -z "$installed" ] || mount --bind /dev/null "$installed"
 hostname "$name" 2>/dev/null || echo "$name" > /proc/sys/kernel/hostname
 cd /
 exec "$@"
@@ -109,7 +113,7 @@ class NamespaceHosts:
             folder.mkdir(exist_ok=True)
         return NamespaceHost(
             _enclosed(
-                *("/bin/sh", "-c", PREPARE, "host", str(plan.folder), str(hosts), plan.name, str(below)),
+                *("/bin/sh", "-c", PREPARE, "host", str(plan.folder), str(hosts), plan.name, str(below), _installed()),
                 *self._program(plan),
             ),
             self._environment(plan, home),
@@ -209,6 +213,10 @@ def _enclosed(*program: str) -> list[str]:
 
 
 def _has_pip() -> bool:
-    from importlib.util import find_spec
-
     return find_spec("pip") is not None
+
+
+def _installed() -> str:
+    """Return the file that makes videolift importable in the running Python, "" where it is not installed."""
+    hook = find_spec(HOOK)
+    return str(Path(hook.origin).with_suffix(".pth")) if hook is not None and hook.origin is not None else ""

@@ -209,8 +209,7 @@ class Parent:
         except (OSError, subprocess.TimeoutExpired) as error:
             reason = brief(error)
         if reason:
-            again = f"PYTHONPATH=src {shlex.join(command)}"
-            log.warning(f"sweep: its pictures were not drawn: {reason}. Try it with: {again}")
+            log.warning(f"sweep: its pictures were not drawn: {reason}. Try it with: {shlex.join(command)}")
 
 
 def ui_address(uri: str, *, here: bool) -> str | None:

@@ -59,7 +59,7 @@ def run(job: Job) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(space.channel("plan") / SOURCE_FOLDER, work)
     _allow_programs(work)
-    python, given = Path(sys.executable), inherited()
+    python, given = Path(sys.executable), inherited(space.scratch / "hiding")
     if (file := requirements_of(work, script)) is not None:
         job.events.message(f"installing what {file.name} names")
         python, given = make_environment(space.scratch / "venv", file, file.parent), inherited(of_venv=True)

@@ -19,6 +19,7 @@ from videolift.errors import VideoliftError
 from videolift.provenance import is_installed
 
 PACKAGE = Path(__file__).resolve().parent
+HOOK = "_editable_impl_videolift"  # what Python imports at its start where this package is installed editable
 LINK = "videolift.pth"  # names the folders of libraries that are there
 QUIET = ("--disable-pip-version-check", "--no-input", "--progress-bar=off")
 
@@ -55,6 +56,7 @@ def make_environment(folder: Path, requirements: Path, working: Path) -> Path:
     site_packages = folder / "lib" / version / "site-packages"
     lines = [f"import site; site.addsitedir({place!r})" for place in library_folders()]
     (site_packages / LINK).write_text("\n".join([*lines, ""]), encoding="utf-8")
+    hide_package(site_packages)
     command = [*_pip(python), "install", *QUIET, "--requirement", str(requirements)]
     done = subprocess.run(
         command, cwd=working, env=inherited(of_venv=True), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
@@ -73,14 +75,29 @@ def make_environment(folder: Path, requirements: Path, working: Path) -> Path:
     return python
 
 
-def inherited(*, of_venv: bool = False) -> dict[str, str]:
+def hide_package(folder: Path) -> bool:
+    """Make a folder that hides this package from a Python that looks there first; return False where it needs none.
+
+    A user's script does not see it on SageMaker either.
+    """
+    if importlib.util.find_spec(HOOK) is None:
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{HOOK}.py").touch()
+    return True
+
+
+def inherited(hiding: Path | None = None, *, of_venv: bool = False) -> dict[str, str]:
     """Return this process's environment for a user's Python, without what is set for us.
 
     Args:
+        hiding: folder of :func:`hide_package`, not looked into where an environment of ours is run.
         of_venv: it is one that :func:`make_environment` made, which knows all folders of libraries by itself.
     """
     others = {key: value for key, value in os.environ.items() if key != "PYTHONPATH" and not key.startswith("SM_")}
-    paths = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and Path(p).resolve() != PACKAGE.parent]
+    first = [str(hiding)] if hiding is not None and hide_package(hiding) else []
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [*first, *(p for p in given if p and Path(p).resolve() != PACKAGE.parent)]
     return others if of_venv or not paths else {**others, "PYTHONPATH": os.pathsep.join(paths)}
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests import runs
 from tests.under_way import UnderWay
+from tests.waiting import HANG_S
 
 ONLY = "stages=[preprocess]"
 # Parts of one clip each and one worker: there is something to keep whenever an interruption comes.
@@ -62,7 +63,7 @@ def test_killed_at_any_moment_and_run_again_it_continues_and_gives_the_same_byte
     process.kill()
     runs.wait(process)
     kept = first.stat().st_mtime_ns
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=HANG_S)
     assert not alive, "the stage outlived its launcher"
     assert not list((killed / "outputs" / "cache").glob("*/finished.json"))
     again = runs.start(*slow, cwd=killed)

@@ -14,6 +14,7 @@ from launchers.emulator.hosts_in_containers import LABEL
 from tests.containers import Containers, docker
 from tests.emulators import Account, running_emulator
 from tests.engine import BASE_IMAGE
+from tests.waiting import HANG_S
 
 READY = "import time; print('ready', flush=True); time.sleep(600)"
 
@@ -98,5 +99,5 @@ def test_no_container_outlives_the_emulator(emulator: Emulator, number: signal.S
     (guard,) = (one for one in children if "launchers.emulator.guard" in one.cmdline())
     emulator.process.send_signal(number)
     emulator.process.wait(60)
-    assert not psutil.wait_procs([*processes, guard], timeout=60)[1]
+    assert not psutil.wait_procs([*processes, guard], timeout=HANG_S)[1]
     assert left() == []

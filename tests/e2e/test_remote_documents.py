@@ -85,7 +85,7 @@ def test_a_command_of_the_readme(
     small = _small(command, videos)
     before, known = _jobs(account), runs.records(folder)
     if command == DEMO:
-        _make(command, [*small, f"outputs={folder / 'demo'}"], monkeypatch)
+        _make(command, [*small, f"outputs={folder / 'demo'}"])
         return
     words = shlex.split(command)[2:]
     if "action=plan" in words:
@@ -180,8 +180,8 @@ def _plan(words: list[str], cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert shown in ended.out
 
 
-def _make(command: str, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the line that the Makefile has for a target."""
+def _make(command: str, small: list[str]) -> None:
+    """Run the line that the Makefile has for a target, with nothing of our environment."""
     told = subprocess.run(
         ["make", "--dry-run", "--no-print-directory", *command.split()[1:]],
         cwd=runs.REPOSITORY,
@@ -191,8 +191,9 @@ def _make(command: str, small: list[str], monkeypatch: pytest.MonkeyPatch) -> No
     ).stdout
     (line,) = (line for line in told.splitlines() if "launchers.emulator" in line)
     words = [sys.executable if word.endswith("bin/python") else word for word in shlex.split(line)]
-    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")  # hosts are processes
-    done = subprocess.run([*words, *small], cwd=runs.REPOSITORY, capture_output=True, text=True, check=False)
+    clean = {name: os.environ[name] for name in ("PATH", "HOME")}
+    clean["DOCKER_HOST"] = "unix:///nowhere/docker.sock"  # hosts are processes
+    done = subprocess.run([*words, *small], cwd=runs.REPOSITORY, env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "hosts: namespaces" in done.stdout
     assert re.search(r"^stages +preprocess, train\b", done.stdout, re.MULTILINE)

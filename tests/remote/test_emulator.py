@@ -558,7 +558,7 @@ def descendants_of_jobs(root: Path) -> list[psutil.Process]:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    return not psutil.wait_procs(processes, timeout=30)[1]
+    return not psutil.wait_procs(processes, timeout=PATIENCE_S)[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launchers.emulator import Emulator
+from launchers.emulator.client import Emulator
 from tests import runs
 
 PREPROCESS = "stages=[preprocess]"

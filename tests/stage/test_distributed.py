@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
+from tests.waiting import HANG_S
 from videolift import entry, events
 from videolift.demo import write_demo
 from videolift.entry import STOPPED_EXIT_CODE
@@ -82,7 +83,7 @@ class Host:
     output: str = ""
 
     def ended(self) -> int:
-        rest, _ = self.process.communicate(timeout=120)
+        rest, _ = self.process.communicate(timeout=HANG_S)
         self.output += rest
         return self.process.returncode
 

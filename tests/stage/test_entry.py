@@ -12,6 +12,7 @@ from typing import IO
 import psutil
 import pytest
 
+from tests.waiting import HANG_S
 from videolift import events
 from videolift.demo import write_demo
 from videolift.entry import STOPPED_EXIT_CODE
@@ -74,16 +75,16 @@ def test_a_stage_stops_when_its_stdin_closes(tmp_path: Path, videos: Path, manif
     process = start(lay_out(tmp_path, videos, manifest, SLOW, workers), "--until-stdin-closes")
     wait_for_a_clip(process.stdout)
     children = psutil.Process(process.pid).children(recursive=True)
-    output, _ = process.communicate(timeout=20)  # closes stdin
+    output, _ = process.communicate(timeout=HANG_S)  # closes stdin
     assert process.returncode == STOPPED_EXIT_CODE, output
     assert "asked to stop; what is finished is kept" in output
-    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert psutil.wait_procs(children, timeout=HANG_S)[1] == []
 
 
 def test_a_stdin_that_has_ended_already_stops_it_too(tmp_path: Path, videos: Path, manifest: Manifest) -> None:
     space = lay_out(tmp_path, videos, manifest, SLOW, 1)
     process = start(space, "--until-stdin-closes", stdin=subprocess.DEVNULL)
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=HANG_S)
     assert process.returncode == STOPPED_EXIT_CODE, output
 
 
@@ -98,7 +99,7 @@ def test_an_open_stdin_leaves_it_alone_and_no_process_is_left(
     process.stdin.write("anything\n")
     process.stdin.flush()
     output = process.stdout.read()  # ends when the last process has closed it; stdin is still open
-    assert process.wait(timeout=5) == 0, output
+    assert process.wait(timeout=HANG_S) == 0, output
     process.communicate()
     begun = [event["clip"] for event in told(output) if event["type"] == "clip"]
     assert sorted(begun) == [clip.id for clip in manifest.clips]
@@ -113,6 +114,6 @@ def test_a_killed_stage_takes_its_watcher_with_it(tmp_path: Path, videos: Path, 
     wait_for_a_clip(process.stdout)
     (watcher,) = psutil.Process(process.pid).children()
     process.kill()
-    assert psutil.wait_procs([watcher], timeout=5)[1] == []
+    assert psutil.wait_procs([watcher], timeout=HANG_S)[1] == []
     process.communicate()
     assert process.returncode == -signal.SIGKILL

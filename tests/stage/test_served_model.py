@@ -22,6 +22,8 @@ from launchers.cache import model_folder
 from launchers.records import RunRecord
 from tests.mlflow_server import QUIET, START_S, free_port
 from tests.recorded_runs import new_run
+from tests.waiting import HANG_S
+from videolift.script_requirements import hide_package
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLASSES = ["run", "walk", "跳"]
@@ -99,10 +101,15 @@ def model_of(outputs: Path) -> Path:
 
 
 def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    path = f"{REPOSITORY}:{REPOSITORY / 'src'}"
-    environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
     ended = subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=200
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANG_S,
     )
     assert ended.returncode == 0, ended.stderr
     return ended
@@ -130,7 +137,13 @@ def address(outputs: Path, recorded: RunRecord, allowed: Path) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "-m", f"models:/{NAME}/1"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as in an activated environment
-    variables = {"PATH": path, "PYTHONPATH": "", "MLFLOW_TRACKING_URI": f"sqlite:///{outputs}/mlflow.db", **QUIET}
+    hide_package(outputs / "hiding")
+    variables = {
+        "PATH": path,
+        "PYTHONPATH": str(outputs / "hiding"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{outputs}/mlflow.db",
+        **QUIET,
+    }
     with (outputs / "server.txt").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
@@ -160,7 +173,7 @@ def wait_for(ping: str, process: subprocess.Popen[bytes], log: Path) -> None:
 def classified(address: str, *rows: dict[str, str]) -> list[dict[str, Any]]:
     body = json.dumps({"dataframe_records": rows}).encode()
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=HANG_S) as answer:
         found: list[dict[str, Any]] = json.load(answer)["predictions"]
     return found
 

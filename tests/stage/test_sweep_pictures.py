@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
@@ -17,6 +18,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 
+from tests.waiting import HANG_S
 from videolift.fonts import families
 from videolift.sweep_pictures import (
     PARALLEL_FILE,
@@ -75,7 +77,7 @@ def test_the_pictures_of_a_table_are_drawn_by_a_process(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-m", "videolift.sweep_pictures", str(file), str(tmp_path / "out")]
     command += ["--metric", METRIC, "--goal", "maximize", "--parameters", ",".join(names)]
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=HANG_S)
     assert (done.returncode, done.stderr) == (0, "")
     wanted = [PARALLEL_FILE, *(scatter_name(METRIC, name) for name in names)]
     assert [Path(line).name for line in done.stdout.splitlines()] == wanted
@@ -171,8 +173,21 @@ def test_a_table_without_a_value_or_parameter_has_no_picture(tmp_path: Path) -> 
 
 
 @pytest.fixture
-def chinese_font(tmp_path: Path) -> Iterator[str]:
-    """A font with one letter, 视, which is a bar, under the name of one that people have; installed meanwhile."""
+def fonts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that is all that this machine has of fonts, but for those of matplotlib."""
+    manager, own = font_manager.fontManager, Path(matplotlib.get_data_path())
+    before, folder = list(manager.ttflist), tmp_path / "fonts"
+    folder.mkdir()
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: list(map(str, folder.iterdir())))
+    manager.ttflist[:] = [font for font in before if Path(font.fname).is_relative_to(own)]
+    manager.addfont(manager.ttflist[0].fname)  # which forgets what was looked up before
+    yield folder
+    manager.addfont(manager.ttflist[0].fname)
+    manager.ttflist[:] = before
+
+
+def write_chinese_font(file: Path) -> None:
+    """Write a font with one letter, 视, which is a bar, under the name of one that people have."""
     pen = TTGlyphPen(None)
     for draw_to, at in ((pen.moveTo, (0, 0)), (pen.lineTo, (0, 900)), (pen.lineTo, (900, 900))):
         draw_to(at)
@@ -187,11 +202,7 @@ def chinese_font(tmp_path: Path) -> Iterator[str]:
     builder.setupNameTable({"familyName": "Noto Sans CJK SC", "styleName": "Regular"})
     builder.setupOS2()
     builder.setupPost()
-    builder.save(tmp_path / "font.ttf")
-    before = list(font_manager.fontManager.ttflist)
-    font_manager.fontManager.addfont(tmp_path / "font.ttf")
-    yield "Noto Sans CJK SC"
-    font_manager.fontManager.ttflist[:] = before
+    builder.save(file)
 
 
 def drawn(folder: Path, name: str) -> bytes:
@@ -200,9 +211,9 @@ def drawn(folder: Path, name: str) -> bytes:
     return next(draw(table_of(folder, ["model"], rows), folder)).read_bytes()
 
 
-def test_chinese_is_drawn_with_a_font_that_has_it_and_not_complained_about_without(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_chinese_is_drawn_with_a_font_that_has_it_and_not_complained_about_without(tmp_path: Path, fonts: Path) -> None:
     plain, without = drawn(tmp_path / "0", "b"), drawn(tmp_path / "1", "视")
-    assert request.getfixturevalue("chinese_font") in families()
+    assert families() == ["DejaVu Sans"]
+    write_chinese_font(fonts / "font.ttf")
+    assert families() == ["DejaVu Sans", "Noto Sans CJK SC"]
     assert drawn(tmp_path / "2", "视") != without and drawn(tmp_path / "3", "b") == plain

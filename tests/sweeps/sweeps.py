@@ -14,7 +14,7 @@ from launchers.sweeps.record import Child, State, SweepFolder, SweepRecord
 from tests import runs
 
 TRAIN = "stages=[preprocess,train]"
-PATIENCE_S = 120
+PATIENCE_S = 240
 
 
 def records(cwd: Path) -> list[SweepRecord]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import run as program
+from tests.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "run.py"
@@ -31,7 +32,7 @@ HOSTILE = "a b's [数据] (1)"
 
 def run(*args: str, folder: Path, at: Path = RUN) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(at), *args]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=HANG_S, check=False)
 
 
 def copy_repository(folder: Path, experiment: str | None = None) -> Path:

@@ -12,6 +12,7 @@ from queue import Queue
 
 import pytest
 
+from tests.waiting import HANG_S
 from videolift import cluster
 from videolift.cluster import HostLost, absent, following, leader_of, leading
 from videolift.errors import Stopped, TrainingError, VideoliftError
@@ -61,11 +62,11 @@ def test_all_meet_take_the_leaders_state_and_stay_until_it_is_done(
 ) -> None:
     followers = [start(lambda h=h: follow(h, Stop(), port)) for h in HOSTS[1:]]
     time.sleep(leader_late_s)
-    with leading(HOSTS, state, stop, never, port=port, timeout_s=20) as met:
+    with leading(HOSTS, state, stop, never, port=port, timeout_s=HANG_S) as met:
         assert (met.hosts, met.state) == (3, state)
         time.sleep(0.1)
         assert not any(f.done() for f in followers)
-    assert [f.result(timeout=5) for f in followers] == [state, state]
+    assert [f.result(timeout=HANG_S) for f in followers] == [state, state]
 
 
 def test_strangers_and_hosts_that_start_again_do_not_count_twice(port: int, stop: Stop) -> None:
@@ -78,16 +79,17 @@ def test_strangers_and_hosts_that_start_again_do_not_count_twice(port: int, stop
         followers = [start(lambda: follow(HOSTS[1], Stop(), port))]
         assert before.recv(10) == b"", "the host has started again"
         followers.append(start(lambda: follow(HOSTS[2], Stop(), port)))
-        assert leader.result(timeout=20) == 3
-        assert [f.result(timeout=5) for f in followers] == [STATE, STATE]
+        assert leader.result(timeout=HANG_S) == 3
+        assert [f.result(timeout=HANG_S) for f in followers] == [STATE, STATE]
 
 
-def test_hosts_that_do_not_come_are_named(port: int, stop: Stop) -> None:
+def test_hosts_that_do_not_come_are_named(port: int, stop: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "POLL_S", 0.02)  # the other one is there at once
     follower = start(lambda: follow("algo-2", Stop(), port))
     with pytest.raises(TrainingError, match=rf"^algo-3 did not come within 2 s.*port {port} of {LEADER}"):
         lead(stop, port, timeout_s=2)
     with pytest.raises(TrainingError, match=f"{LEADER}: algo-3 did not come within 2 s"):
-        follower.result(timeout=5)
+        follower.result(timeout=HANG_S)
 
 
 def test_a_leader_that_does_not_come_is_named(port: int, stop: Stop) -> None:
@@ -114,7 +116,7 @@ def test_a_leader_that_dies_fails_its_followers(stop: Stop, reset: bool, said: b
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     connection.close()
     with pytest.raises(TrainingError, match=f"{LEADER} ended before the training was done"):
-        follower.result(timeout=5)
+        follower.result(timeout=HANG_S)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +130,10 @@ def test_a_leader_that_dies_fails_its_followers(stop: Stop, reset: bool, said: b
 )
 def test_how_a_leader_ends_its_followers_end(port: int, stop: Stop, failure: Exception, told: VideoliftError) -> None:
     follower = start(lambda: follow("algo-2", Stop(), port, hosts=PAIR))
-    with pytest.raises(type(failure)), leading(PAIR, STATE, stop, never, port=port, timeout_s=20):
+    with pytest.raises(type(failure)), leading(PAIR, STATE, stop, never, port=port, timeout_s=HANG_S):
         raise failure
     with pytest.raises(type(told), match=str(told)):
-        follower.result(timeout=5)
+        follower.result(timeout=HANG_S)
 
 
 def test_where_an_exchange_fails_all_name_the_host_that_is_gone(port: int, stop: Stop) -> None:
@@ -142,10 +144,10 @@ def test_where_an_exchange_fails_all_name_the_host_that_is_gone(port: int, stop:
     gone = start(lambda: follow("algo-3", Stop(), port, block=sys.exit))
     leader = start(lambda: lead(stop, port, block=lost))
     with pytest.raises(TrainingError, match=r"^algo-3 ended before the training was done"):
-        leader.result(timeout=15)
-    assert isinstance(gone.exception(timeout=5), SystemExit)
+        leader.result(timeout=HANG_S)
+    assert isinstance(gone.exception(timeout=HANG_S), SystemExit)
     with pytest.raises(TrainingError, match=f"^{LEADER}: algo-3 ended before the training was done"):
-        follower.result(timeout=5)
+        follower.result(timeout=HANG_S)
 
 
 def test_an_exchange_that_fails_with_all_hosts_there_keeps_its_reason(
@@ -155,18 +157,18 @@ def test_an_exchange_that_fails_with_all_hosts_there_keeps_its_reason(
     follower = start(lambda: follow("algo-2", Stop(), port, hosts=PAIR))
     with (
         pytest.raises(TrainingError, match=r"^the cable is loose"),
-        leading(PAIR, STATE, stop, never, port=port, timeout_s=20),
+        leading(PAIR, STATE, stop, never, port=port, timeout_s=HANG_S),
     ):
         raise HostLost("the cable is loose")
     with pytest.raises(TrainingError, match=f"^{LEADER}: the cable is loose"):
-        follower.result(timeout=5)
+        follower.result(timeout=HANG_S)
 
 
 def test_a_block_that_does_not_notice_a_dead_host_is_given_up(port: int, stop: Stop) -> None:
     given_up: Queue[str] = Queue()
     start(lambda: follow("algo-2", Stop(), port, hosts=PAIR, block=sys.exit))
-    with leading(PAIR, STATE, stop, given_up.put, port=port, timeout_s=20, patience_s=0.1, abandon_s=0.1):
-        assert given_up.get(timeout=5).startswith("algo-2 ended before the training was done")
+    with leading(PAIR, STATE, stop, given_up.put, port=port, timeout_s=HANG_S, patience_s=0.1, abandon_s=0.1):
+        assert given_up.get(timeout=HANG_S).startswith("algo-2 ended before the training was done")
 
 
 def test_a_follower_gives_up_a_dead_leader_too(stop: Stop) -> None:
@@ -186,20 +188,22 @@ def test_a_follower_gives_up_a_dead_leader_too(stop: Stop) -> None:
                 stop,
                 given_up.put,
                 port=server.getsockname()[1],
-                timeout_s=20,
+                timeout_s=HANG_S,
                 patience_s=0.1,
                 abandon_s=0.1,
             ),
         ):
-            assert given_up.get(timeout=5).startswith(f"{LEADER} ended before the training was done")
+            assert given_up.get(timeout=HANG_S).startswith(f"{LEADER} ended before the training was done")
 
 
 def test_nobody_is_given_up_once_the_training_is_over(port: int, stop: Stop) -> None:
     given_up: Queue[str] = Queue()
-    gone = start(lambda: follow("algo-2", Stop(), port, hosts=PAIR, block=sys.exit))
-    with leading(PAIR, STATE, stop, given_up.put, port=port, timeout_s=20, patience_s=0.1, abandon_s=0.1) as met:
+    trained = threading.Event()
+    gone = start(lambda: follow("algo-2", Stop(), port, hosts=PAIR, block=lambda: sys.exit(not trained.wait(HANG_S))))
+    with leading(PAIR, STATE, stop, given_up.put, port=port, timeout_s=HANG_S, patience_s=0.1, abandon_s=0.1) as met:
         met.trained()
-        assert isinstance(gone.exception(timeout=5), SystemExit)
+        trained.set()
+        assert isinstance(gone.exception(timeout=HANG_S), SystemExit)
         time.sleep(0.5)
     assert given_up.empty()
 
@@ -216,7 +220,7 @@ def test_a_stop_request_is_heard_while_waiting(port: int, stop: Stop, who: str) 
         time.sleep(0.3)
         stop.requested = True
         with pytest.raises(Stopped):
-            ended.result(timeout=5)
+            ended.result(timeout=HANG_S)
 
 
 def test_a_stop_request_after_the_training_waits_for_the_leader(port: int) -> None:
@@ -226,17 +230,17 @@ def test_a_stop_request_after_the_training_waits_for_the_leader(port: int) -> No
         asked.requested = True
 
     follower = start(lambda: follow("algo-2", asked, port, hosts=PAIR, block=ask))
-    with leading(PAIR, STATE, Stop(), never, port=port, timeout_s=20):
+    with leading(PAIR, STATE, Stop(), never, port=port, timeout_s=HANG_S):
         time.sleep(0.3)
         assert not follower.done()
-    assert follower.result(timeout=5) == STATE
+    assert follower.result(timeout=HANG_S) == STATE
 
 
 def never(reason: str) -> None:
     raise AssertionError(reason)
 
 
-def lead(stop: Stop, port: int, *, timeout_s: float = 20, block: Callable[[], object] = lambda: None) -> int:
+def lead(stop: Stop, port: int, *, timeout_s: float = HANG_S, block: Callable[[], object] = lambda: None) -> int:
     with leading(HOSTS, STATE, stop, never, port=port, timeout_s=timeout_s, patience_s=5) as met:
         block()
         return met.hosts
@@ -247,7 +251,7 @@ def follow(
     stop: Stop,
     port: int,
     *,
-    timeout_s: float = 20,
+    timeout_s: float = HANG_S,
     hosts: Sequence[str] = HOSTS,
     block: Callable[[], object] = lambda: None,
 ) -> bytes:
@@ -258,10 +262,10 @@ def follow(
 
 def connect(port: int) -> socket.socket:
     """Connect as soon as somebody listens."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + HANG_S
     while True:
         try:
-            return socket.create_connection((LEADER, port), 10)
+            return socket.create_connection((LEADER, port), HANG_S)
         except ConnectionRefusedError:
             if time.monotonic() > deadline:
                 raise

@@ -2,40 +2,41 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from launchers.base import Detached
 from launchers.side_by_side import run_side_by_side
 from launchers.signals import pause
+from tests.waiting import HANG_S
 from videolift.errors import StageError, Stopped
-
-WAIT_S = 30.0
 
 
 class Works:
     """Pieces of work that tell how many of them run at the same time."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.changed = threading.Condition()
         self.running = self.most = 0
         self.done: list[int] = []
         self.failures: list[tuple[str, int]] = []
 
-    def work(self, number: int, seconds: float = 0.05) -> None:
-        with self.lock:
+    def work(self, number: int, until: Callable[[], bool] = lambda: True) -> None:
+        """Work until something holds, of which every piece that begins and the first failure are told."""
+        with self.changed:
             self.running += 1
             self.most = max(self.most, self.running)
-        try:
-            pause(seconds)
+            self.changed.notify_all()
+            assert self.changed.wait_for(until, HANG_S)
+            self.running -= 1
             self.done.append(number)
-        finally:
-            with self.lock:
-                self.running -= 1
 
     def failed(self, error: BaseException, others: int) -> None:
-        self.failures.append((str(error), others))
+        with self.changed:
+            self.failures.append((str(error), others))
+            self.changed.notify_all()
 
 
 def failing(error: Exception) -> None:
@@ -44,16 +45,21 @@ def failing(error: Exception) -> None:
 
 @pytest.mark.parametrize("at_once", [1, 2, 9])
 def test_all_are_done_at_most_so_many_at_a_time(at_once: int) -> None:
-    works = Works()
-    run_side_by_side([lambda n=n: works.work(n) for n in range(5)], at_once, works.failed)  # type: ignore[misc]
+    works, expected = Works(), min(at_once, 5)
+    todo = [partial(works.work, n, lambda: works.most >= expected) for n in range(5)]
+    run_side_by_side(todo, at_once, works.failed)
     assert sorted(works.done) == list(range(5))
-    assert works.most == min(at_once, 5)
+    assert works.most == expected
     assert works.failures == []
 
 
 def test_after_a_failure_none_begins_and_what_runs_is_waited_for() -> None:
     works = Works()
-    todo = [lambda: failing(StageError("broken")), lambda: works.work(1, 1.0), lambda: works.work(2)]
+    todo = [
+        lambda: failing(StageError("broken")),
+        lambda: works.work(1, lambda: bool(works.failures)),
+        lambda: works.work(2),
+    ]
     with pytest.raises(StageError, match="broken"):
         run_side_by_side(todo, 2, works.failed)
     assert works.done == [1]
@@ -68,19 +74,19 @@ def test_one_by_one_the_first_failure_ends_it() -> None:
 
 
 def test_an_interruption_reaches_all_that_run_and_none_begins() -> None:
-    works, reached = Works(), []
+    works, reached, begun = Works(), [], threading.Semaphore(0)
 
     def work() -> None:
+        begun.release()
         try:
-            works.work(0, WAIT_S)
+            pause(HANG_S)
         except KeyboardInterrupt:
             reached.append(threading.current_thread())
             raise Stopped("stopped") from None
 
     def interrupt() -> None:
-        until = time.monotonic() + WAIT_S
-        while works.running < 2 and time.monotonic() < until:
-            time.sleep(0.01)
+        for _ in range(2):
+            begun.acquire(timeout=HANG_S)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()

@@ -18,9 +18,8 @@ from launchers.preparing import Prepared
 from launchers.sweeps.conductor import Conductor
 from launchers.sweeps.record import Child, State
 from launchers.sweeps.source import Grid, Ready
+from tests.waiting import HANG_S
 from videolift.errors import StageError, StorageError
-
-WAIT_S = 10.0
 
 
 def ready(number: int, **stages: str) -> Ready:
@@ -89,7 +88,7 @@ def test_a_shared_stage_is_computed_once_before_its_dependants(parallel: int, tm
 
 def test_no_more_run_at_a_time_than_asked_for_and_those_that_need_not_wait_go_first(tmp_path: Path) -> None:
     stages, most, now = Stages(tmp_path), 0, 0
-    lock, both = threading.Lock(), threading.Barrier(2, timeout=WAIT_S)
+    lock, both = threading.Lock(), threading.Barrier(2, timeout=HANG_S)
 
     def run(child: Ready) -> None:
         nonlocal most, now
