@@ -11,7 +11,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launchers import script_channels
 from launchers.base import Described, HostEnd, Job, Stage
+from launchers.script_channels import Originals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,13 +69,13 @@ class OnThisMachine(ABC):
 
     def submit(self, stages: Sequence[Stage], console: Console) -> Job:
         (stage,) = stages
-        return self._start(stage)
+        return self._start(stage, console)
 
     def keep(self, stage_id: str, console: Console) -> None:  # noqa: B027 - the cache has it
         pass
 
     @abstractmethod
-    def _start(self, stage: Stage) -> Job: ...
+    def _start(self, stage: Stage, console: Console) -> Job: ...
 
 
 class AttachedJob(ABC):
@@ -82,8 +84,14 @@ class AttachedJob(ABC):
     lasting = False
     finished: Sequence[Stage] = ()
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, originals: Originals | None = None) -> None:
+        """Follow nothing yet.
+
+        Args:
+            originals: files of the user's that the hosts can reach, and must not change.
+        """
         self.stages = [stage]
+        self._originals = originals
         self.processes: dict[str, subprocess.Popen[str]] = {}  # by host
         self._failed: list[str] = []  # hosts, in the order in which they failed
         self._running: dict[str, subprocess.Popen[str]] = {}
@@ -110,6 +118,13 @@ class AttachedJob(ABC):
             elif self._running.pop(host).wait() != 0:
                 self._failed.append(host)
                 self.stop(FAILED_GRACE_S)
+        if self._originals is not None:
+            self._originals.refuse_changes("; ".join(end.failure for end in self.ends() if end.failure))
+
+    def put_away(self) -> None:
+        """Keep what a script wrote, however it ended, and remove the copies that it was given; for ended processes."""
+        for stage in self.stages:
+            script_channels.clear(stage.folder)
 
     def stop(self, grace_s: float) -> None:
         threading.Thread(target=self._stop, args=(grace_s,), daemon=True).start()

@@ -6,6 +6,7 @@
     plan/       plan.json, manifest.json, a user's own model: the job's ``plan`` channel
     hosts/H/    what stands for /opt/ml on host H
     arrays/     preprocess only: the merged parts of all hosts; of a user's own script what all hosts wrote
+    earlier/N/  of a user's own script only: what a try wrote that did not finish
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from launchers.config import PREPROCESS_SCRIPT, SCRIPT
 from launchers.locking import take_lock
 from launchers.signals import pause
 from videolift.workspace import Kind, Workspace
 
 FINISHED_FILE = "finished.json"
+EARLIER = "earlier"
 HANDLE = "job.json"  # of a stage that a lasting job computes, or did: which one
 PARTIAL_SUFFIX = ".partial"
 LOCK_INTERVAL_S = 0.5  # between two looks whether another process is done
@@ -95,6 +98,13 @@ class Cache:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def emptied(self, stage_id: str) -> Path:
+        """Return the folder that a stage is computed in, without an earlier try but for what was set aside of it."""
+        folder = self.partial(stage_id)
+        for entry in (one for one in folder.iterdir() if one.name != EARLIER):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        return folder
+
     def partial_path(self, stage_id: str) -> Path:
         return self.folder / f"{stage_id}{PARTIAL_SUFFIX}"
 
@@ -107,7 +117,11 @@ class Cache:
     def adopt(self, stage_id: str) -> Path:
         """Take in a stage that was marked as finished elsewhere, whose files are in its partial folder."""
         partial, final = self.partial(stage_id), self.path(stage_id)
-        shutil.rmtree(final, ignore_errors=True)  # there only if somebody removed its marker
+        if final.is_dir() and _is_of_script(stage_id):  # there only if somebody removed its marker
+            aside = earlier_folder(partial)
+            aside.parent.mkdir(exist_ok=True)
+            final.replace(aside)
+        shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
         return final
 
@@ -130,3 +144,12 @@ class Cache:
                     waiting = True
                 pause(LOCK_INTERVAL_S)  # a wait of the kernel's would not be interrupted in a thread
             yield
+
+
+def earlier_folder(stage: Path) -> Path:
+    """Return a folder, not there yet, for what a try of a script wrote that did not finish."""
+    return stage / EARLIER / str(len(list(stage.glob(f"{EARLIER}/*"))) + 1)
+
+
+def _is_of_script(stage_id: str) -> bool:
+    return stage_id.rpartition("-")[0] in (SCRIPT, PREPROCESS_SCRIPT)

@@ -21,7 +21,7 @@ LEFT_OUT = ("action", "run", "name", "tags", "tracking", "stages", "backend")
 
 def alone(config: Config, stage: Stage) -> str:
     """Return the command that runs a failed stage once more on this machine, outside of any container."""
-    if config.backend.name == Backend.name:
+    if config.backend.name == Backend.name and config.script.path is None:  # a script's input is gone with its job
         root = str(stage.workspace(stage.hosts[0], {}).root)
         return shlex.join(["python", "-m", "videolift.entry", "--root", root])
     return redacted_text(shlex.join(["python", "run.py", *local_overrides(config, [stage.plan.stage])]))

@@ -105,8 +105,8 @@ def run_arguments(setup: Setup, host: str, name: str, network: str | None) -> li
 
 
 def _inputs(setup: Setup, space: Workspace) -> dict[str, Path]:
-    """Return the folders that a container reads, by where it sees them."""
-    channels = dict(space.channels)
+    """Return the folders that are mounted for a container to read, by where it sees them."""
+    channels = {name: folder for name, folder in space.channels.items() if folder != space.inputs / name}
     if setup.ships_source:
         channels[CODE_CHANNEL] = SOURCE
     return {space.mount_point(name): folder.resolve() for name, folder in channels.items()}
@@ -199,6 +199,7 @@ class ContainerJob(AttachedJob):
             _end_stdin(process)
         # Before the containers are removed: their labels are how the next start would know of these files.
         own(self._setup.folder, self._setup.image, os.getuid(), os.getgid())
+        self.put_away()
         docker.remove("container", list(self._names.values()))
         if self._network:
             docker.remove("network", [self._network])

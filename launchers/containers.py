@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from launchers import docker, shares
+from launchers import docker, script_channels, shares
 from launchers.attached import OnThisMachine
 from launchers.base import Stage
 from launchers.building import before_building, build, pull, recipe_of
@@ -79,12 +79,14 @@ class ContainerBackend(OnThisMachine):
         images = {purpose: self._images[purpose] for purpose in _purposes(stages) if purpose in self._images}
         return {f"{name} image": {"python": image.python, **image.versions} for name, image in images.items()}
 
-    def _start(self, stage: Stage) -> ContainerJob:
+    def _start(self, stage: Stage, console: Console) -> ContainerJob:
         # A launcher that waited for the lock of one that died gets here without having started anew.
         remove_left(self._cache.lock_file(stage.plan.id), self._settings.grace_s)
-        return ContainerJob.start(
-            stage, self._setup(stage, shares.lay_out(stage, shares.hard_link_or_copy, mounted=True))
-        )
+        if script_channels.is_of_script(stage):
+            spaces = script_channels.lay_out(stage, console, mounted=True).spaces
+        else:
+            spaces = shares.lay_out(stage, shares.hard_link_or_copy, mounted=True)
+        return ContainerJob.start(stage, self._setup(stage, spaces))
 
     def _setup(self, stage: Stage, spaces: dict[str, Workspace]) -> Setup:
         purpose = PURPOSES[stage.plan.stage]

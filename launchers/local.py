@@ -10,13 +10,14 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from launchers import shares
+from launchers import script_channels, shares
 from launchers.attached import AttachedJob, OnThisMachine, attach
 from launchers.base import HostEnd, Stage
 from launchers.cache import Cache
 from launchers.config import Backend
 from launchers.machine import ALL_CORES, Threads, best_precision, has_cuda_libraries, thread_variables
 from launchers.repository import SOURCE
+from launchers.script_channels import Originals
 from videolift.provenance import library_versions
 from videolift.settings import Precision
 from videolift.workspace import Workspace
@@ -55,9 +56,13 @@ class LocalBackend(OnThisMachine):
     def environments(self, stages: Sequence[str]) -> dict[str, dict[str, str]]:
         return {}
 
-    def _start(self, stage: Stage) -> LocalJob:
-        spaces = shares.lay_out(stage, shares.link)
-        job = LocalJob(stage, spaces)
+    def _start(self, stage: Stage, console: Console) -> LocalJob:
+        if script_channels.is_of_script(stage):
+            given = script_channels.lay_out(stage, console)
+            spaces, job = given.spaces, LocalJob(stage, given.spaces, given.originals)
+        else:
+            spaces = shares.lay_out(stage, shares.link)
+            job = LocalJob(stage, spaces)
         for host, space in spaces.items():
             job.add(host, self._start_host(space, thread_variables(self._threads.of(stage))))
         return job
@@ -73,8 +78,8 @@ class LocalBackend(OnThisMachine):
 class LocalJob(AttachedJob):
     """The processes of one stage."""
 
-    def __init__(self, stage: Stage, spaces: dict[str, Workspace]) -> None:
-        super().__init__(stage)
+    def __init__(self, stage: Stage, spaces: dict[str, Workspace], originals: Originals | None = None) -> None:
+        super().__init__(stage, originals)
         self._spaces = spaces
 
     def _stop(self, grace_s: float) -> None:
@@ -94,6 +99,7 @@ class LocalJob(AttachedJob):
         for process in self.processes.values():
             _signal(process, signal.SIGKILL)
             process.wait()
+        self.put_away()
 
 
 def read_failure(space: Workspace) -> str:

@@ -17,7 +17,7 @@ from launchers.cache import StageFolder
 from launchers.config import PREDICT, Config, Tracking
 from launchers.outputs import Outputs
 from launchers.parity import Table as Parity
-from launchers.planning import PlannedStage, finished_stages, unknown_stages
+from launchers.planning import KINDS, PlannedStage, finished_stages, unknown_stages
 from launchers.predicting import shown as shown_predictions
 from launchers.preparing import Prepared
 from launchers.records import RunRecord, StageRecord, stage_of
@@ -191,7 +191,8 @@ def _script_rows(record: RunRecord, prepared: Prepared) -> list[tuple[str, str]]
     numbers = "  ".join(f"{key} {value:.4g}" for key, (_, value) in list(told.items())[:SHOWN_METRICS])
     if told:
         rows.append(("metrics", numbers + (f"  (step {steps.pop()})" if len(steps) == 1 else "")))
-    return [*rows, *((what, _from_here(place)) for what, place in results(Path(stage.folder), script.stage))]
+    places = results(Path(stage.folder), KINDS[stage_of(stage.name)])
+    return [*rows, *((what, _from_here(place)) for what, place in places)]
 
 
 def print_predictions(console: Console, record: RunRecord, outputs: Outputs, open_with: str | None) -> None:

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launchers import commands, facts, predicting, report, scripting
+from launchers import commands, facts, predicting, report, script_channels, scripting
 from launchers.base import Detached, Job, LostTouch, Pruned, Stage
 from launchers.cache import StageFolder, event_files
 from launchers.config import PREDICT, PREPROCESS_SCRIPT, Action, Config
@@ -22,7 +22,7 @@ from launchers.display import JobDisplay
 from launchers.follow import follow
 from launchers.outputs import Outputs
 from launchers.parity import PARITY_FILE, differences, to_csv
-from launchers.planning import PlannedStage, in_jobs, inputs_of, place_of, prepare_stage
+from launchers.planning import KINDS, PlannedStage, in_jobs, inputs_of, place_of, prepare_stage
 from launchers.preparing import Prepared
 from launchers.records import (
     CHILD_TAG,
@@ -268,7 +268,11 @@ class Run:
                 tracker.stage(stage)
             self._save(folder, record)
             while waiting:
-                done = self._compute(waiting, folder, tracker)
+                try:
+                    done = self._compute(waiting, folder, tracker)
+                except VideoliftError:
+                    self._tell_what_is_kept(waiting[0][0])
+                    raise
                 for _, stage in waiting[:done]:
                     self._put_away(stage, folder)
                     self._save(folder, record)
@@ -288,6 +292,8 @@ class Run:
         """Return the run that computed a stage, which is in the cache afterwards; None where nobody has."""
         here = self._cache.finished(planned.id)
         if here is None and (there := self._prepared.backend.origin(planned.id)) is not None:
+            if planned.plan.script.path is not None:
+                script_channels.set_aside(StageFolder(self._cache.partial_path(planned.id), KINDS[planned.stage]))
             self._prepared.backend.fetch(planned.id, self._console)
             return there
         return here
@@ -352,6 +358,12 @@ class Run:
                 scripting.merge(job.stages[0])
             display.ended("done")
         return len(job.stages)
+
+    def _tell_what_is_kept(self, planned: PlannedStage) -> None:
+        """Name what a script that did not finish has left."""
+        if planned.plan.script.path is not None:
+            for what, place in scripting.results(self._cache.partial_path(planned.id), KINDS[planned.stage]):
+                self._console.print(f"kept of {planned.name}: {what} {place}", soft_wrap=True)
 
     def _beside_others(self, planned: PlannedStage) -> bool:
         return planned.is_member and self._config.backend.train.parallel > 1

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from launchers.base import Backend, Stage, host_names
-from launchers.cache import StageFolder, event_files
+from launchers.cache import EARLIER, StageFolder, event_files
 from launchers.config import SCRIPT, Config, Mode
 from launchers.image import PURPOSES
 from launchers.planning import PlannedStage, plan_stages, stage_id
@@ -31,10 +31,11 @@ from videolift.listing import files_below, root_of
 from videolift.manifest import Manifest
 from videolift.plan import Plan, digest_of
 from videolift.provenance import module_of, source_digest
-from videolift.script import GIVEN, MODEL, REQUIREMENTS, WORK, requirements_of
+from videolift.script import REQUIREMENTS, requirements_of
 from videolift.script_arguments import placeholders
+from videolift.script_files import ELSEWHERE, GIVEN, LINKS, MODEL, WORK
 from videolift.script_output import Numbers
-from videolift.settings import Data, Precision, Script, ScriptStage
+from videolift.settings import Data, Precision, Script
 from videolift.workspace import Kind
 
 EXCLUDED = (  # never part of a project's source, as names of files or of folders above them
@@ -438,13 +439,26 @@ def retell(folder: Path, metrics: Mapping[str, str]) -> None:
                         new.metric(metric.key, metric.value, metric.step)
 
 
-def results(folder: Path, stage: ScriptStage) -> list[tuple[str, Path]]:
-    """Return (what, where) of what a finished script has left, for people."""
-    kind = Kind.training if stage is ScriptStage.train else Kind.processing
-    first = StageFolder(folder, kind).first
-    if kind is Kind.processing:
-        places = [("output", StageFolder(folder, kind).arrays)]
-    else:
-        places = [("model", first.model), ("output", first.output / GIVEN), ("beside it", first.output / WORK)]
-    filled = [(what, place) for what, place in places if place.is_dir() and any(place.iterdir())]
-    return [*filled, ("printed", first.output / SCRIPT_LOG)]
+def results(folder: Path, kind: Kind) -> list[tuple[str, Path]]:
+    """Return (what, where) of what a script has left, finished or not, for people."""
+    stage = StageFolder(folder, kind)
+    spaces = [stage.first, *(stage.workspace(root.name) for root in sorted(folder.glob("hosts/*")))]
+    spaces = list({space.root: space for space in spaces}.values())
+    places = [("output", stage.arrays)]
+    if kind is Kind.training:
+        places = [("model", stage.first.model), *(("output", space.output / GIVEN) for space in spaces)]
+    if kind is Kind.training or not stage.arrays.is_dir():  # of a preprocessing all lies there together
+        places += [("beside it", space.output / WORK) for space in spaces]
+    if kind is Kind.processing and not stage.arrays.is_dir():
+        places += [("output", space.output / top) for space in spaces for top in (GIVEN, MODEL)]
+    places += [("elsewhere", space.output / ELSEWHERE) for space in spaces]
+    filled = [(what, place) for what, place in [*places, ("earlier tries", folder / EARLIER)] if _is_filled(place)]
+    files = [(what, space.output / name) for space in spaces[:1] for what, name in _FILES]
+    return [*filled, *((what, file) for what, file in files if file.is_file())]
+
+
+_FILES = (("links", LINKS), ("printed", SCRIPT_LOG))
+
+
+def _is_filled(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launchers.base import Described, Job, LostTouch, Stage
+from launchers.byte_progress import megabytes
 from launchers.cache import FINISHED_FILE, HANDLE, Cache
 from launchers.config import Action, Config, OnInterrupt, Resources, Where
 from launchers.image import PURPOSES, libraries_of, locked_versions
@@ -33,7 +33,7 @@ from launchers.remote.quotas import machines_of
 from launchers.remote.s3 import MISSING, Location, is_s3, list_keys, read_bytes
 from launchers.remote.site import UNKNOWN_ACCOUNT, Site, find_site, unresolved_site
 from launchers.remote.state import State
-from launchers.remote.transfer import Sending, Transfer, finished_stage, megabytes
+from launchers.remote.transfer import Sending, Transfer, finished_stage
 from launchers.remote.watch import LONGEST_BACK_OFF_S, Watch
 from launchers.signals import pause
 from videolift.errors import ConfigError
@@ -229,8 +229,7 @@ class RemoteBackend:
         return self._unknown.get(stage_id)
 
     def fetch(self, stage_id: str, console: Console) -> None:
-        folder = self._cache.partial(stage_id)
-        shutil.rmtree(folder)  # of an earlier try
+        folder = self._cache.emptied(stage_id)
         self._transfer.fetch(self._site.stage(stage_id), folder, console, stage_id)
         self._cache.adopt(stage_id)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from launchers import script_channels
 from launchers.base import HostEnd, LostTouch, Stage
 from launchers.cache import HANDLE, StageFolder
 from launchers.config import SCRIPT
@@ -265,6 +266,8 @@ class RemoteJob:
 
     def _collect(self, found: State) -> None:
         """Bring the results into the stages' folders, in place of what an earlier try left there."""
+        for stage in (one for one in self.stages if script_channels.is_of_script(one)):
+            script_channels.set_aside(stage.folder)
         s3, output = self._aws.client("s3"), Location.parse(found.output)
         if found.kind is Kind.processing:
             (stage,) = self.stages

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launchers.byte_progress import shown_bytes
 from launchers.cache import FINISHED_FILE
 from launchers.checksums import open_checksums
 from launchers.remote.aws import Aws
@@ -21,7 +21,6 @@ from launchers.signals import pause
 if TYPE_CHECKING:
     from rich.console import Console
 
-TELL_INTERVAL_S = 5.0
 TURN_S = 0.2  # between two looks whether another thread is done with a place
 # What of a finished stage is worth keeping: not its inputs, nor the shares and checkpoints of its hosts.
 KEPT = ("plan", "arrays", "hosts/*/model", "hosts/*/output/data", "hosts/*/processing/output")
@@ -80,7 +79,7 @@ class Transfer:
             plan = self.plan(sending)
             if plan.to_send:
                 what = f"uploading {sending.what}: {len(plan.to_send)} of {len(sending.files)} files"
-                with _told(console, what) as progress:
+                with shown_bytes(console, what) as progress:
                     upload(self._client, plan, progress)
 
     @contextmanager
@@ -109,30 +108,5 @@ class Transfer:
 
     def fetch(self, location: Location, folder: Path, console: Console, what: str) -> None:
         """Fetch what is below a location and not here."""
-        with _told(console, f"fetching {what}") as progress:
+        with shown_bytes(console, f"fetching {what}") as progress:
             download_prefix(self._client, location, folder, progress=progress)
-
-
-def megabytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 50_000 else f"{count / 1e3:.1f} kB"
-
-
-@contextmanager
-def _told(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how far it is: one line that moves on a terminal, else a line now and then."""
-    started = told = time.monotonic()
-    total_bytes = 0
-    with console.status(what) as status:
-
-        def progress(done: int, total: int) -> None:
-            nonlocal told, total_bytes
-            total_bytes = total
-            text = f"{what}: {megabytes(done)} of {megabytes(total)}"
-            if console.is_terminal:
-                status.update(text)
-            elif time.monotonic() - told > TELL_INTERVAL_S:
-                told = time.monotonic()
-                console.print(text, soft_wrap=True)
-
-        yield progress
-    console.print(f"{what}: {megabytes(total_bytes)} in {time.monotonic() - started:.1f} s", soft_wrap=True)

@@ -26,20 +26,29 @@ from videolift.events import PREFIX
 from videolift.files import SCRIPT_LOG
 from videolift.gpus import gpus
 from videolift.job import Job, die_with
+from videolift.listing import some
 from videolift.plan import SOURCE_FOLDER
 from videolift.script_arguments import filled, hyperparameters, words_of
+from videolift.script_files import (
+    ELSEWHERE,
+    ENVIRONMENT,
+    GIVEN,
+    LINKS,
+    MODEL,
+    WORK,
+    collect,
+    files_of,
+    remember,
+    work_folder,
+)
 from videolift.script_output import Line, Lines, Numbers
 from videolift.script_requirements import inherited, make_environment
 from videolift.settings import Script
 from videolift.sysmetrics import sampled
-from videolift.workspace import TRAINING_OUTPUT, Kind
+from videolift.workspace import Kind
 
 REQUIREMENTS = "requirements.txt"
-GIVEN, WORK = "files", "work"  # in the output folder: what it wrote to SM_OUTPUT_DATA_DIR, and beside itself
-MODEL = "model"  # in the output folder of a processing job, which has no other place for one
 PROGRAMS = (b"#!", b"\x7fELF")  # what a file begins with that can be started
-NOT_COLLECTED = ("__pycache__", ".ipynb_checkpoints")
-MAX_COLLECTED = 1 << 30  # bytes of what it wrote beside itself
 MAX_LOGGED = 100 << 20  # bytes of a file that becomes an artifact
 MAX_ARTIFACTS = 500
 MAX_LOG = 64 << 20  # characters
@@ -52,25 +61,23 @@ PIECE = 1 << 16  # bytes
 def run(job: Job) -> None:
     """Run the script, follow what it prints, and bring together what it wrote."""
     script, space = job.plan.script, job.workspace
-    work, output, model = space.scratch / "work", space.output / GIVEN, model_folder(job)
-    for left in (space.scratch, output, space.output / WORK, model):  # of an earlier try
-        shutil.rmtree(left, ignore_errors=True) if left != space.model else _empty(left)
-    for folder in (output, model, space.checkpoints):
+    work, output, model = work_folder(space), space.output / GIVEN, model_folder(job)
+    collect(space)  # of a try that was killed
+    for folder in (output, model, space.checkpoints, space.scratch):
         folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(space.channel("plan") / SOURCE_FOLDER, work)
     _allow_programs(work)
     python, given = Path(sys.executable), inherited(space.scratch / "hiding")
     if (file := requirements_of(work, script)) is not None:
         job.events.message(f"installing what {file.name} names")
-        python, given = make_environment(space.scratch / "venv", file, file.parent), inherited(of_venv=True)
+        python, given = make_environment(space.scratch / ENVIRONMENT, file, file.parent), inherited(of_venv=True)
     job.stop.check()
     words = filled(words_of(script.args), places(job, work))
     given |= {"PYTHONUNBUFFERED": "1", **variables(job, work, words)}
-    before = _files(work)
+    remember(space)
     ended = _Child(job, [str(python), str(script.path), *words], work, given).follow()
-    _collect(job, before)
+    _collect(job, finished=not (ended.code or job.stop.requested))
     _announce(job)
-    shutil.rmtree(space.scratch, ignore_errors=True)
     if job.stop.requested:
         raise Stopped(f"{script.path} was asked to stop, and ended with exit code {ended.code}")
     if ended.code:
@@ -234,59 +241,24 @@ def _reason(script: Script, ended: _Ended) -> str:
     return f"{script.path} ended with exit code {ended.code}: {ended.last or 'it printed nothing'}"
 
 
-def _empty(folder: Path) -> None:
-    """Remove what is in a folder that may be a mount point itself."""
-    for entry in folder.iterdir() if folder.is_dir() else ():
-        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-
-
-def _files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return (bytes, time of change) of every file below a folder, by its path there."""
-    found = {}
-    for file in sorted(folder.rglob("*")):
-        relative = file.relative_to(folder)
-        if file.is_file() and not file.is_symlink() and not set(relative.parts) & set(NOT_COLLECTED):
-            status = file.stat()
-            found[relative.as_posix()] = (status.st_size, status.st_mtime_ns)
-    return found
-
-
-def _collect(job: Job, before: Mapping[str, tuple[int, int]]) -> None:
-    """Move what the script wrote beside itself, and where the service would take it from, to the other results."""
-    space = job.workspace
-    work, left_bytes, left_out = space.scratch / "work", MAX_COLLECTED, []
-    for name, state in _files(work).items():
-        if before.get(name) == state:
-            continue
-        if state[0] > left_bytes:
-            left_out.append(name)
-            continue
-        left_bytes -= state[0]
-        target = space.output / WORK / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(work / name, target)  # the service may have mounted them apart
-    if left_out:
-        job.events.message(
-            f"{len(left_out)} files that the script wrote beside itself are left behind, since all are more than "
-            f"{MAX_COLLECTED >> 20} MB: {', '.join(left_out[:3])}; let it write to {{output_dir}} or {{model_dir}}",
-            "warning",
-        )
-    top = space.root / TRAINING_OUTPUT
-    if space.kind is Kind.training and top.is_dir():  # a script may know this place by itself
-        known = {GIVEN, WORK, SCRIPT_LOG, space.output.name}
-        for entry in top.iterdir():
-            target = space.output / GIVEN / entry.name
-            if entry.name not in known and not entry.name.startswith("events-") and not target.exists():
-                shutil.move(entry, target)
+def _collect(job: Job, *, finished: bool) -> None:
+    """Bring together what the script wrote, and tell what of it lies at another place than the script knows."""
+    found = collect(job.workspace, finished=finished)
+    if found.elsewhere:
+        job.events.message(f"kept in {ELSEWHERE}/, as written beside the places for results: {some(found.elsewhere)}")
+    if found.links:
+        job.events.message(f"listed in {LINKS}, as links to what the script did not write: {some(found.links)}")
 
 
 def _announce(job: Job) -> None:
     """Tell which files are artifacts."""
     space = job.workspace
     host = "" if len(space.hosts) == 1 else f"/{space.host}"
-    job.events.artifact(SCRIPT_LOG, host.lstrip("/"))
-    folders = {GIVEN: "output", WORK: "work", **({MODEL: "model"} if space.kind is Kind.processing else {})}
-    files = [(top, name, size) for top in folders for name, (size, _) in _files(space.output / top).items()]
+    for name in (name for name in (SCRIPT_LOG, LINKS) if (space.output / name).is_file()):
+        job.events.artifact(name, host.lstrip("/"))
+    folders = {GIVEN: "output", WORK: "work", ELSEWHERE: ELSEWHERE}
+    folders |= {MODEL: "model"} if space.kind is Kind.processing else {}
+    files = [(top, name, size) for top in folders for name, size in files_of(space.output / top).items()]
     large = [name for _, name, size in files if size > MAX_LOGGED]
     fitting = [(top, name) for top, name, size in files if size <= MAX_LOGGED]
     for top, name in fitting[:MAX_ARTIFACTS]:

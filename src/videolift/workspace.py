@@ -103,6 +103,11 @@ class Workspace:
         for folder in (self.model, self.output) if self.kind is Kind.training else (self.output,):
             folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def inputs(self) -> Path:
+        """Folder that a job finds its channels in."""
+        return self.root / _input_folder(self.kind)
+
     def mount_point(self, name: str) -> str:
         """Return where a container sees a channel."""
         return f"{CONTAINER_ROOT}/{_input_folder(self.kind)}/{name}"
@@ -110,13 +115,16 @@ class Workspace:
     def lay_out(self, *, mounted: bool = False) -> None:
         """Create the folders, bring the channels and write the configuration files that a container would be given.
 
+        A channel whose content is at its place already stays as it is.
+
         Args:
             mounted: the channels are going to be mounted, so there are empty folders for them instead of links.
         """
         for folder in (self.model, self.output, self.checkpoints, self.failure_file.parent):
             folder.mkdir(parents=True, exist_ok=True)
         for name, target in self.channels.items():
-            _bring(target, self.root / _input_folder(self.kind) / name, mounted=mounted)
+            if target != self.inputs / name:
+                _bring(target, self.inputs / name, mounted=mounted)
         if self.kind is Kind.training:
             config, files = self.root / "input" / "config", self._training_files("eth0" if mounted else "lo")
         else:
@@ -166,7 +174,7 @@ class Workspace:
         """Return the SM_* variables that SageMaker's training toolkit sets; a processing job gets none."""
         if self.kind is Kind.processing:
             return {}
-        folders = {name: str(self.root / _input_folder(self.kind) / name) for name in self.channels}
+        folders = {name: str(self.inputs / name) for name in self.channels}
         return {
             "SM_MODEL_DIR": str(self.model),
             "SM_OUTPUT_DATA_DIR": str(self.output),

@@ -86,3 +86,43 @@ def test_a_preprocessing_script_shares_the_videos_among_hosts(tmp_path: Path, gi
     done = [json.loads((made / host / "done.json").read_text()) for host in ("algo-1", "algo-2")]
     assert sorted([*done[0], *done[1]]) == sorted(Path(video).name for video in videos.rglob("*") if video.is_file())
     assert all(len(names) < len(wanted) for names in done)
+
+
+def state(folder: Path) -> dict[str, tuple[bytes, int, int]]:
+    """Return content, mode and time of change of every file below a folder."""
+    files = {file: file.stat() for file in folder.rglob("*") if file.is_file()}
+    return {str(file): (file.read_bytes(), status.st_mode, status.st_mtime_ns) for file, status in files.items()}
+
+
+@pytest.mark.parametrize("stage", ["train", "preprocess"])
+def test_a_script_changes_copies_and_everything_that_it_writes_is_kept(
+    tmp_path: Path, given: list[str], videos: Path, stage: str
+) -> None:
+    (tmp_path / "weights").mkdir()
+    np.save(tmp_path / "weights" / "w.npy", np.arange(6))
+    channels = ["script.channels.films=videos", "script.channels.weights=weights"]
+    arguments = "{films} {weights} {model_dir}"
+    if stage == "train":
+        channels += ["script.channels.made=arrays", "preprocess.depth=2", "preprocess.height=8", "preprocess.width=8"]
+        arguments = f"{{made}} {arguments}"
+        runs.run(*given, *channels[2:][1:], "stages=[preprocess]", cwd=tmp_path)
+    places = [videos, tmp_path / "weights", *(tmp_path / "outputs" / "cache").glob("preprocess-*/arrays")]
+    before = [state(place) for place in places]
+    script = [f"script.path={SCRIPTS / 'spoil_inputs.py'}", f"script.stage={stage}", f"script.args={arguments}"]
+    ended = runs.run(*given, *channels, *script, cwd=tmp_path)
+    assert [state(place) for place in places] == before and len(before) == (3 if stage == "train" else 2)
+    (record,) = [one for one in runs.records(tmp_path) if one["name"] == "spoil_inputs"]
+    folder = Path(record["stages"][-1]["folder"])
+    found = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    top = "hosts/algo-1/" + ("output/data" if stage == "train" else "processing/output/algo-1")
+    model = "hosts/algo-1/model" if stage == "train" else f"{top}/model"
+    assert found[f"{top}/work/beside.txt"] == b"beside"
+    assert found[f"{top}/elsewhere/scratch/above.txt"] == b"above"
+    assert found[f"{top}/elsewhere/output/report.txt"] == b"report"
+    caches = [name for name in found if name.startswith(f"{top}/elsewhere/") and name.endswith("/labels.cache")]
+    assert len(caches) == len(before)
+    assert found[f"{model}/model.txt"] == found[f"{model}/last.txt"] == b"model"
+    assert "elsewhere" in ended.out
+    # Copies are gone with the job.
+    inputs = ("hosts/algo-1/input/data/", "hosts/algo-1/processing/input/")
+    assert not [name for name in found if name.startswith(inputs)]

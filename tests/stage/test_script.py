@@ -26,6 +26,8 @@ print("::videolift::" + json.dumps({"type": "metric", "key": "forged", "value": 
 if args.how == "raise":
     raise ValueError("no videos of Jump")
 if args.how == "kill":
+    pathlib.Path("half.txt").write_text("half")
+    pathlib.Path(args.channel, "a.txt").write_text("changed")
     os.kill(os.getpid(), signal.SIGKILL)
 if args.how == "wait":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(pathlib.Path(args.out, "stopped").touch()))
@@ -120,6 +122,13 @@ def test_a_script_that_fails_shows_its_own_traceback(tmp_path: Path, settings: l
     assert failure.endswith("odd name.py ended with exit code 1: ValueError: no videos of Jump")
     ended = runs.run(*settings, args("kill"), "tracking=none", cwd=tmp_path, code=5)
     assert "odd name.py was killed by signal 9 (Killed), most often because memory ran out" in ended.err
+    # What it had written is kept, and named; what it was given is as it was.
+    kept = next(line for line in ended.out.splitlines() if line.startswith("kept of script: beside it "))
+    assert Path(kept.removeprefix("kept of script: beside it "), "half.txt").read_text() == "half"
+    assert (tmp_path / "in put" / "a.txt").read_text() == "a"
+    again = runs.run(*settings, args("kill"), "tracking=none", cwd=tmp_path, code=5)
+    aside = next(line for line in again.out.splitlines() if line.startswith("what an earlier try of script wrote"))
+    assert next(Path(aside.partition(" is kept in ")[2]).rglob("half.txt")).read_text() == "half"
     assert PASSWORD not in ended.text
 
 
