@@ -170,11 +170,12 @@ def _job(composed: DictConfig, number: int, label: str | None) -> tuple[int, flo
     """
     from launchers import experiment
     from launchers.config import to_object
+    from launchers.sweeps.dead import close_dead_sweeps
     from launchers.sweeps.session import place_of, value_of
 
     config, place = to_object(composed), place_of(number, label)
     try:
-        code = experiment.run(config, place)
+        code = experiment.run(config, place, close_dead_sweeps)
     except VideoliftError as error:
         code = _report(error)
     except Exception:

@@ -12,7 +12,7 @@ from launchers.config import Config
 from launchers.outputs import Outputs
 from launchers.parity import parity_table
 from launchers.planning import finished_stages, in_jobs, inputs_of, planned_names, prepare_stage, to_compute
-from launchers.preparing import Prepared, find_backend
+from launchers.preparing import FindBackend, Prepared
 from launchers.signals import terminate_as_interrupt
 from videolift.errors import ConfigError
 
@@ -55,7 +55,7 @@ def sync(console: Console, outputs: Outputs, config: Config) -> int:
     return 0
 
 
-def build(console: Console, outputs: Outputs, config: Config) -> int:
+def build(console: Console, outputs: Outputs, config: Config, find_backend: FindBackend) -> int:
     """Make the images of all stages asked for, and say what is in them."""
     stages = planned_names(config.stages)
     backend = find_backend(config, outputs, stages)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launchers import actions, finished, predicting, report
+from launchers.backend_registry import find_backend
 from launchers.base import Detached
 from launchers.config import PREDICT, Action, Config, drawn
 from launchers.display import new_console
@@ -24,6 +26,8 @@ from videolift.plan import from_plain
 if TYPE_CHECKING:
     from rich.console import Console
 
+CloseSweeps = Callable[["Console", Outputs, Config], None]
+
 
 @dataclass
 class Place:
@@ -35,14 +39,17 @@ class Place:
     record: RunRecord | None = None  # of the run, once it has ended well
 
 
-def run(config: Config, place: Place | None = None) -> int:
+def run(config: Config, place: Place | None = None, close_sweeps: CloseSweeps | None = None) -> int:
     """Do what ``config.action`` says and return the exit code.
+
+    Args:
+        close_sweeps: closes the sweeps whose launcher process was killed, before the first stage.
 
     Raises:
         VideoliftError: for everything that a person can act on.
     """
     try:
-        return _run(config, place or Place(None, None, {}))
+        return _run(config, place or Place(None, None, {}), close_sweeps)
     except OSError as error:
         expected = as_expected(error)
         if expected is None:
@@ -50,29 +57,31 @@ def run(config: Config, place: Place | None = None) -> int:
         raise expected from error
 
 
-def _run(config: Config, place: Place) -> int:
+def _run(config: Config, place: Place, close_sweeps: CloseSweeps | None) -> int:
     console = new_console()
     outputs = Outputs(Path(config.outputs).expanduser().resolve())
     if config.action is Action.sync:
         return actions.sync(console, outputs, config)
     if config.action is Action.build:
-        return actions.build(console, outputs, config)
+        return actions.build(console, outputs, config, find_backend)
     if config.action is Action.push:
         return actions.push(console, config)
     if config.run is not None and (config.action is Action.resume or config.stages != [PREDICT]):
         config = _again(config, outputs)
     with terminate_as_interrupt():
-        return _run_or_plan(console, outputs, config, place)
+        return _run_or_plan(console, outputs, config, place, close_sweeps)
 
 
-def _run_or_plan(console: Console, outputs: Outputs, config: Config, place: Place) -> int:
+def _run_or_plan(
+    console: Console, outputs: Outputs, config: Config, place: Place, close_sweeps: CloseSweeps | None
+) -> int:
     asked = config.stages == [PREDICT]
     if asked:
-        prepared = predicting.prepare(config, outputs, console)
+        prepared = predicting.prepare(config, outputs, console, find_backend)
     else:
         further = config.run is not None and config.action is not Action.resume
-        of_its_own = finished.prepare(config, outputs, console) if further else None
-        prepared = of_its_own or Preparing(outputs, console).prepare(config)
+        of_its_own = finished.prepare(config, outputs, console, find_backend) if further else None
+        prepared = of_its_own or Preparing(outputs, console, find_backend).prepare(config)
     if config.action is Action.plan:
         report.print_plan(console, prepared, outputs)
         report.print_described(console, actions.described(prepared, outputs))
@@ -80,6 +89,8 @@ def _run_or_plan(console: Console, outputs: Outputs, config: Config, place: Plac
     refuse_missing_inputs(prepared.planned, config.stages, outputs.cache, prepared.backend)
     (prepared,) = make_ready([prepared], outputs, console)
     close_dead(console, outputs, config)
+    if close_sweeps is not None:
+        close_sweeps(console, outputs, config)
     try:
         run = Run(console, outputs, prepared, parent=place.parent, label=place.label, tags=place.tags)
         record = place.record = run.execute()
@@ -121,14 +132,9 @@ def _again(config: Config, outputs: Outputs) -> Config:
     )
 
 
-def close_dead(console: Console, outputs: Outputs, config: Config, but: str | None = None) -> None:
-    """Tell about runs and sweeps whose launcher died, and mark them as what they are.
-
-    Args:
-        but: the id of a sweep that is gone on with.
-    """
+def close_dead(console: Console, outputs: Outputs, config: Config) -> None:
+    """Report the runs whose launcher process was killed, and mark them as what they are."""
     from launchers import tracking
-    from launchers.sweeps.dead import close_dead_sweeps
 
     for run_id in tracking.leave_lasting(outputs.root, config.tracking):
         console.print(
@@ -138,7 +144,6 @@ def close_dead(console: Console, outputs: Outputs, config: Config, but: str | No
         )
     for run_id in tracking.close_dead(outputs.root, config.tracking):
         console.print(f"run {run_id} was left by a launcher that died; it is marked KILLED", soft_wrap=True)
-    close_dead_sweeps(console, outputs, config, but)
 
 
 def _open_with(config: Config, record: RunRecord) -> str | None:

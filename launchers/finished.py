@@ -15,7 +15,7 @@ from launchers.cache import Cache, StageFolder
 from launchers.config import Config
 from launchers.outputs import Outputs
 from launchers.planning import KINDS, NEEDS, OwnStages, PlannedStage, plan_stages, planned_names
-from launchers.preparing import Prepared, find_backend
+from launchers.preparing import FindBackend, Prepared
 from launchers.records import RunRecord, Status
 from videolift.files import MODEL_FILE
 from videolift.layers import layers_of, refuse_missing_layers
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared | None:
+def prepare(config: Config, outputs: Outputs, console: Console, find_backend: FindBackend) -> Prepared | None:
     """Plan the stages that are wanted after those that the run has finished; None where these are not all here.
 
     Raises:

@@ -9,6 +9,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launchers.config import Config
 from videolift.gpus import gpus
 from videolift.settings import Precision
 
@@ -75,3 +76,12 @@ def thread_variables(count: int | None) -> dict[str, str]:
 def usable_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def members_at_once(config: Config) -> int:
+    return min(config.backend.train.parallel, config.model.members)
+
+
+def threads_of(config: Config) -> Threads:
+    alone, at_once = config.sweep.threads, members_at_once(config)
+    return Threads(alone, max(1, (alone or usable_cores()) // at_once) if at_once > 1 else alone)

@@ -21,7 +21,7 @@ from launchers.checksums import Checksums, open_checksums
 from launchers.config import PREDICT, Action, Config
 from launchers.outputs import Outputs
 from launchers.planning import PlannedStage, stage_id
-from launchers.preparing import Prepared, find_backend
+from launchers.preparing import FindBackend, Prepared
 from launchers.records import MODEL_OF_TAG, RunFolder, RunRecord, StageRecord, Status
 from videolift.errors import SHORTAGES, ConfigError, DataError, PartError
 from videolift.files import PREDICTIONS_FILE
@@ -40,7 +40,7 @@ TEST = "test"  # the split of what is only looked at
 UNREADABLE = "unreadable"  # stands for the checksum of a file that cannot be read, which its row will tell
 
 
-def prepare(config: Config, outputs: Outputs, console: Console) -> Prepared:
+def prepare(config: Config, outputs: Outputs, console: Console, find_backend: FindBackend) -> Prepared:
     """Find the model and the videos, and plan the stage.
 
     Raises:

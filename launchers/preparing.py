@@ -16,17 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from launchers import script_settings, scripting
 from launchers.base import Backend, Described
-from launchers.cache import Cache
 from launchers.checksums import open_checksums
-from launchers.config import Action, Config, Parity
-from launchers.containers import ContainerBackend
-from launchers.local import LocalBackend
-from launchers.machine import Threads, usable_cores
+from launchers.config import Config, Parity
+from launchers.machine import members_at_once, threads_of
 from launchers.outputs import Outputs
 from launchers.parity import Table, differences, parity_table
 from launchers.planning import PlannedStage, finished_stages, plan_stages, planned_names, to_compute
 from launchers.remote.aws import Aws
-from launchers.remote.backend import RemoteBackend
 from launchers.remote.cost import cost_problem
 from launchers.remote.s3 import Location, is_s3
 from launchers.remote.s3_data import Shadow, shadow
@@ -40,11 +36,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 TELL_INTERVAL_S = 5.0
-BACKENDS: dict[str, Callable[[Config, Cache], Backend]] = {
-    "local": lambda config, cache: LocalBackend(config.backend, cache, _threads(config)),
-    "sagemaker-local": lambda config, cache: ContainerBackend(config.backend, cache, _threads(config)),
-    "sagemaker-remote": RemoteBackend,
-}
+
+
+FindBackend = Callable[[Config, Outputs, Sequence[str]], Backend]  # checks that stages can run on it
 
 
 @dataclass
@@ -64,9 +58,10 @@ class Prepared:
 class Preparing:
     """Prepares experiments; what several of them have in common is done once."""
 
-    def __init__(self, outputs: Outputs, console: Console) -> None:
+    def __init__(self, outputs: Outputs, console: Console, find_backend: FindBackend) -> None:
         self._outputs = outputs
         self._console = console
+        self._find_backend = find_backend
         self._backends: dict[str, Backend] = {}
         self._listed: dict[str, tuple[Data, Manifest]] = {}
 
@@ -123,12 +118,12 @@ class Preparing:
     def _backend(self, config: Config) -> Backend:
         """Return the backend, having asked it whether the stages can run on it, and what in."""
         asked = {"backend": config.backend, "tracking": config.tracking, "action": config.action}
-        asked |= {"stages": config.stages, "threads": _threads(config), "source": config.data.source}
+        asked |= {"stages": config.stages, "threads": threads_of(config), "source": config.data.source}
         place = config.data.root if is_s3(config.data.root) else None
         key = digest_of({**{name: to_plain(value) for name, value in asked.items()}, "place": place})
         if key not in self._backends:
             stages = planned_names(config.stages)
-            backend = find_backend(config, self._outputs, stages)
+            backend = self._find_backend(config, self._outputs, stages)
             backend.settle(stages, self._console)
             self._backends[key] = backend
         return self._backends[key]
@@ -201,21 +196,12 @@ def make_ready(
     parities = {}
     for backend, mine in _by_backend(runs):
         stages = wanted(mine)
-        backend.make_ready(stages, console, at_once=at_once * max(_members_at_once(run.config) for run in mine))
+        backend.make_ready(stages, console, at_once=at_once * max(members_at_once(run.config) for run in mine))
         parities[id(backend)] = _parity(backend, list(stages), mine[0].config.backend.parity)
     return [
         replace(run, planned=run.plan(run.config, run.backend, run.manifest), parity=parities[id(run.backend)])
         for run in runs
     ]
-
-
-def _members_at_once(config: Config) -> int:
-    return min(config.backend.train.parallel, config.model.members)
-
-
-def _threads(config: Config) -> Threads:
-    alone, at_once = config.sweep.threads, _members_at_once(config)
-    return Threads(alone, max(1, (alone or usable_cores()) // at_once) if at_once > 1 else alone)
 
 
 def _by_backend(runs: Sequence[Prepared]) -> list[tuple[Backend, list[Prepared]]]:
@@ -290,17 +276,6 @@ def _telling(say: Callable[[str], None]) -> Callable[[int, int], None]:
             say(f"checksums: {done} of {total} clips")
 
     return tell
-
-
-def find_backend(config: Config, outputs: Outputs, stages: Sequence[str]) -> Backend:
-    """Return the backend, having asked it whether stages can run on it."""
-    backend = BACKENDS[config.backend.name](config, outputs.cache)
-    wrong = backend.check(stages, planning=config.action is Action.plan)
-    if config.data.source is Source.npz and config.backend.preprocess.instance_count > 1:
-        wrong.append("backend.preprocess.instance_count: data=npz is one file, which cannot be divided; leave it at 1")
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-    return backend
 
 
 def _absolute(data: Data) -> Data:

@@ -36,6 +36,14 @@ def why_unreachable(uri: str, timeout_s: float, *, fresh: bool = False) -> str |
     return answer
 
 
+def server_problem(uri: str, timeout_s: float) -> str | None:
+    """Return the message for a tracking server over HTTP that does not answer now, None for every other address."""
+    if not uri.startswith(("http://", "https://")):
+        return None
+    reason = why_unreachable(uri, timeout_s, fresh=True)
+    return f"tracking.uri: {reason}; start it, set another, or set tracking=none" if reason else None
+
+
 def _ask(uri: str, timeout_s: float) -> str | None:
     answers: list[str | None] = []
     # A thread, because looking a name up knows no timeout.

@@ -31,10 +31,10 @@ from videolift.listing import files_below, root_of
 from videolift.manifest import Manifest
 from videolift.plan import Plan, digest_of
 from videolift.provenance import module_of, source_digest
-from videolift.script import REQUIREMENTS, requirements_of
 from videolift.script_arguments import placeholders
 from videolift.script_files import ELSEWHERE, GIVEN, LINKS, MODEL, WORK
 from videolift.script_output import Numbers
+from videolift.script_requirements import REQUIREMENTS, requirements_of
 from videolift.settings import Data, Precision, Script
 from videolift.workspace import Kind
 

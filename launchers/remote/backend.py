@@ -27,13 +27,15 @@ from launchers.remote.aws import Aws, AwsError, explained, is_transient
 from launchers.remote.cost import COLUMNS, Estimate, most_it_can_cost
 from launchers.remote.instances import precision_of
 from launchers.remote.job import Handle, RemoteJob, read_handle
+from launchers.remote.layout import UNKNOWN_ACCOUNT, Site
 from launchers.remote.orders import Order, image_of, job_name, make_order
+from launchers.remote.pending import Sending, finished_stage
 from launchers.remote.preflight import find_job_problems, find_problems
 from launchers.remote.quotas import machines_of
 from launchers.remote.s3 import MISSING, Location, is_s3, list_keys, read_bytes
-from launchers.remote.site import UNKNOWN_ACCOUNT, Site, find_site, unresolved_site
+from launchers.remote.site import find_site, unresolved_site
 from launchers.remote.state import State
-from launchers.remote.transfer import Sending, Transfer, finished_stage
+from launchers.remote.transfer import Transfer
 from launchers.remote.watch import LONGEST_BACK_OFF_S, Watch
 from launchers.signals import pause
 from videolift.errors import ConfigError
@@ -53,14 +55,24 @@ ISOLATED = (
     "installed; with backend.train.mode=byoc our image has them"
 )
 
+ServerProblem = Callable[[str, float], str | None]
+
 
 class RemoteBackend:
     """Runs stages on Amazon SageMaker; those of several runs at once, each in a thread of its own."""
 
     name = "sagemaker-remote"
 
-    def __init__(self, config: Config, cache: Cache) -> None:
+    def __init__(
+        self, config: Config, cache: Cache, server_problem: ServerProblem = lambda uri, timeout_s: None
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            server_problem: returns the message for a tracking server, by URI, that does not answer in so many seconds.
+        """
         self._config = config
+        self._server_problem = server_problem
         self._settings = config.backend
         self._cache = cache
         self._aws = Aws(config.backend)
@@ -123,7 +135,11 @@ class RemoteBackend:
         asked = tracking.enabled and self._config.action is not Action.resume
         if self._settings.network_isolation and self._settings.train.in_image_of_aws and trains:
             self._notes.append(ISOLATED)
-        found = find_problems(self._aws, tracking.uri if asked else None, tracking.timeout_s)
+        uri = tracking.uri if asked else None
+        found = find_problems(self._aws, lambda: self._server_problem(uri, tracking.timeout_s) if uri else None)
+            self._aws,
+            lambda: self._server_problem(tracking.uri, tracking.timeout_s) if asked and tracking.uri else None,
+        )
         self._notes += found.notes
         return found.problems
 

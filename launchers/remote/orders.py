@@ -13,12 +13,12 @@ from launchers.cache import Cache
 from launchers.config import Backend, Mode
 from launchers.image import PURPOSES
 from launchers.remote import requests
+from launchers.remote.layout import Site
+from launchers.remote.pending import Sending, finished_stage
 from launchers.remote.registry import image_uri
 from launchers.remote.requests import Input
 from launchers.remote.s3 import Location
-from launchers.remote.site import Site
 from launchers.remote.trainer import capture, training_image
-from launchers.remote.transfer import Sending, finished_stage
 from launchers.repository import SOURCE
 from videolift.plan import digest_of
 from videolift.workspace import Kind

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from launchers.reachability import why_unreachable
 from launchers.remote import partition, quotas
 from launchers.remote.aws import DENIED, Aws, AwsError, explained
 from launchers.remote.identity import find_role
@@ -48,12 +47,16 @@ class Found:
         self.notes += [note for note in other.notes if note not in self.notes]
 
 
-def find_problems(aws: Aws, tracking_uri: str | None = None, tracking_timeout_s: float = 5) -> Found:
-    """Return all that is wrong with the way to AWS, each with its remedy; nothing is changed."""
+def find_problems(aws: Aws, server_problem: Callable[[], str | None] = lambda: None) -> Found:
+    """Return all that is wrong with the way to AWS, each with its remedy; nothing is changed.
+
+    Args:
+        server_problem: returns the message for a tracking server that does not answer.
+    """
     with ThreadPoolExecutor() as pool:
         offline = [
             pool.submit(lambda: Found(list(setting_problems(aws.settings)))),
-            pool.submit(_tracking, tracking_uri, tracking_timeout_s),
+            pool.submit(lambda: Found([problem] if (problem := server_problem()) else [])),
         ]
         entry, checks = _entry(aws)
         online = [pool.submit(_guarded, check) for check in checks]
@@ -91,16 +94,6 @@ def trusts_sagemaker(policy: Mapping[str, Any]) -> bool:
 def region_of_location(constraint: str | None) -> str:
     """Return the region that S3's answer to GetBucketLocation means."""
     return {None: "us-east-1", "": "us-east-1", "EU": "eu-west-1"}.get(constraint) or str(constraint)
-
-
-# ---- what needs no AWS
-
-
-def _tracking(uri: str | None, timeout_s: float) -> Found:
-    if uri is None or not uri.startswith(("http://", "https://")):
-        return Found()
-    reason = why_unreachable(uri, timeout_s, fresh=True)
-    return Found([f"tracking.uri: {reason}; start it, say another, or say tracking=none"] if reason else [])
 
 
 # ---- the way in

@@ -15,8 +15,8 @@ from typing import Any
 from launchers.config import Backend, Resources
 from launchers.redaction import redacted_text
 from launchers.remote.instances import has_local_disks
+from launchers.remote.layout import UNKNOWN_ACCOUNT, UNRESOLVED, Site
 from launchers.remote.s3 import Location
-from launchers.remote.site import UNKNOWN_ACCOUNT, UNRESOLVED, Site
 from launchers.remote.trainer import Training
 from videolift.plan import Plan, to_plain
 from videolift.script_arguments import options, words_of

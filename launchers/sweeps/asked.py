@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launchers import report
+from launchers.backend_registry import find_backend
 from launchers.base import Described
 from launchers.compose import Checked, Job, Sources
 from launchers.config import Config
@@ -73,7 +74,7 @@ def prepare(checked: Checked, typed: Sequence[str], sources: Sources, console: C
     """
     planned.refuse_differences([*checked.jobs, *checked.corners])
     outputs = Outputs(Path(checked.jobs[0].config.outputs).expanduser().resolve())
-    preparing = Preparing(outputs, console)
+    preparing = Preparing(outputs, console, find_backend)
     kept = earlier.as_it_was(outputs)
     jobs, corners = (earlier.with_kept_builders(found, kept) for found in (checked.jobs, checked.corners))
     runs = planned.prepare_all(jobs, preparing, outputs)

@@ -22,6 +22,7 @@ from launchers.running import Run
 from launchers.sweeps import earlier, planned
 from launchers.sweeps.asked import Asked
 from launchers.sweeps.conductor import Conductor
+from launchers.sweeps.dead import close_dead_sweeps
 from launchers.sweeps.identity import child_identity
 from launchers.sweeps.live import LiveTable
 from launchers.sweeps.measured import measure
@@ -300,6 +301,7 @@ def open_session(asked: Asked, root: Path, console: Console) -> Session:
     runs = asked.runs if asked.edges else ready
     # An image may hold other libraries than was thought.
     record = earlier.find(asked.checked, asked.jobs, runs, asked.typed, root, outputs)
-    close_dead(console, outputs, config, but=record.id)
+    close_dead(console, outputs, config)
+    close_dead_sweeps(console, outputs, config, but=record.id)
     folder = folder_of(outputs.root, record.id)
     return Session(console, replace(asked, runs=runs), folder, record)

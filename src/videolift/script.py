@@ -42,12 +42,11 @@ from videolift.script_files import (
     work_folder,
 )
 from videolift.script_output import Line, Lines, Numbers
-from videolift.script_requirements import inherited, make_environment
+from videolift.script_requirements import inherited, make_environment, requirements_of
 from videolift.settings import Script
 from videolift.sysmetrics import sampled
 from videolift.workspace import Kind
 
-REQUIREMENTS = "requirements.txt"
 PROGRAMS = (b"#!", b"\x7fELF")  # what a file begins with that can be started
 MAX_LOGGED = 100 << 20  # bytes of a file that becomes an artifact
 MAX_ARTIFACTS = 500
@@ -96,13 +95,6 @@ def model_folder(job: Job) -> Path:
     """Return where the script puts a model."""
     space = job.workspace
     return space.model if space.kind is Kind.training else space.output / MODEL
-
-
-def requirements_of(source: Path, script: Script) -> Path | None:
-    """Return the requirement file in a script's source, None where it has none."""
-    beside = (source / str(script.path)).parent
-    named = [source / script.requirements] if script.requirements else [beside / REQUIREMENTS, source / REQUIREMENTS]
-    return next((file for file in named if file.is_file()), None)
 
 
 def places(job: Job, work: Path) -> dict[str, str]:

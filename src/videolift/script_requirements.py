@@ -17,9 +17,11 @@ from pathlib import Path
 
 from videolift.errors import VideoliftError
 from videolift.provenance import is_installed
+from videolift.settings import Script
 
 PACKAGE = Path(__file__).resolve().parent
 HOOK = "_editable_impl_videolift"  # what Python imports at its start where this package is installed editable
+REQUIREMENTS = "requirements.txt"
 LINK = "videolift.pth"  # names the folders of libraries that are there
 QUIET = ("--disable-pip-version-check", "--no-input", "--progress-bar=off")
 
@@ -120,3 +122,10 @@ def _run(command: Iterable[str]) -> bool:
         [*command], env=inherited(of_venv=True), stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
     return done.returncode == 0
+
+
+def requirements_of(source: Path, script: Script) -> Path | None:
+    """Return the requirement file in a script's source, None where it has none."""
+    beside = (source / str(script.path)).parent
+    named = [source / script.requirements] if script.requirements else [beside / REQUIREMENTS, source / REQUIREMENTS]
+    return next((file for file in named if file.is_file()), None)

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from launchers.cache import Cache
 from launchers.config import Backend, Config, Mode, PreprocessJob, TrainJob
+from launchers.reachability import server_problem
 from launchers.remote import preflight, quotas
 from launchers.remote.aws import Aws
 from launchers.remote.backend import RemoteBackend
@@ -92,11 +93,11 @@ def look(
     backend: Backend = BACKEND,
     images: Mapping[str, str] | None = None,
     machines: Sequence[quotas.Machines] | None = None,
-    **tracking: Any,
+    tracking_uri: str | None = None,
 ) -> Found:
     """Look at the way to AWS, and where it is free at what jobs need."""
     aws = Aws(backend)
-    found = find_problems(aws, **tracking)
+    found = find_problems(aws, lambda: server_problem(tracking_uri, 5) if tracking_uri else None)
     try:
         assert aws.account
     except VideoliftError:  # the way is not free

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from launchers.backend_registry import find_backend
 from launchers.base import Pruned
 from launchers.compose import compose
 from launchers.emulator.client import Emulator
@@ -88,7 +89,7 @@ def test_a_child_that_promises_too_little_is_stopped_where_it_runs(
 
     with (tmp_path / "said.txt").open("w") as said:
         console = Console(file=said)
-        (prepared,) = make_ready([Preparing(outputs, console).prepare(config)], outputs, console)
+        (prepared,) = make_ready([Preparing(outputs, console, find_backend).prepare(config)], outputs, console)
         run = Run(console, outputs, prepared, watch=watch)
         with pytest.raises(Pruned):
             run.execute()

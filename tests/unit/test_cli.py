@@ -23,7 +23,7 @@ class Place:
     record: Any = None
 def close_dead(*_):
     pass
-def run(config, place=None):
+def run(config, place=None, close_sweeps=None):
     print("job", config.seed, place, flush=True)
     return config.seed
 """

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from launchers.backend_registry import BACKENDS
 from launchers.cache import Cache
 from launchers.config import Backend, Config, Sweep, TrainJob
 from launchers.planning import KINDS, OwnStages, in_jobs, inputs_of, place_of, plan_stages, prepare_stage, to_compute
-from launchers.preparing import BACKENDS
 from videolift.errors import ConfigError
 from videolift.manifest import Clip, Manifest
 from videolift.provenance import imported_modules, library_versions
@@ -218,7 +218,7 @@ def test_members_that_train_side_by_side_divide_the_cores_and_what_runs_alone_ha
         raise Started(environment.get("TF_NUM_INTRAOP_THREADS"))
 
     monkeypatch.setattr("launchers.local.attach", attach)
-    monkeypatch.setattr("launchers.preparing.usable_cores", lambda: 8)
+    monkeypatch.setattr("launchers.machine.usable_cores", lambda: 8)
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
 
     def threads(name: str, **sweep: int) -> str | None:

@@ -26,9 +26,9 @@ from launchers.emulator.validation import validate
 from launchers.planning import in_jobs, inputs_of, plan_stages, prepare_stage
 from launchers.remote import partition
 from launchers.remote.backend import RemoteBackend
+from launchers.remote.layout import Site
 from launchers.remote.orders import Order, job_name, make_order
 from launchers.remote.s3 import Location
-from launchers.remote.site import Site
 from videolift.manifest import make_manifest
 from videolift.settings import Data, Model, Precision, Source
 from videolift.workspace import Kind
