@@ -168,3 +168,14 @@ def test_an_outputs_folder_that_cannot_be_made_is_an_expected_failure(
     (folder / "taken").write_text("")
     assert main("-m", "action=plan", "outputs=taken") == 6
     assert capsys.readouterr().err.startswith(f"StorageError: {folder / 'taken'}")
+
+
+def test_a_copy_runs_its_own_source_whatever_is_installed(folder: Path) -> None:
+    at = copy_repository(folder)
+    source = at.parent / "src" / "videolift"
+    (source / "demo.py").write_text("raise SystemExit('this is the copy')")
+    errors = (source / "errors.py").read_text()
+    (source / "errors.py").write_text(f"{errors}\nStageError.exit_code = 55\n")
+    done = run("action=plan", folder=folder, at=at)
+    assert done.returncode == 55
+    assert done.stderr.rstrip().endswith("this is the copy")
