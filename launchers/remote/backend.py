@@ -137,9 +137,6 @@ class RemoteBackend:
             self._notes.append(ISOLATED)
         uri = tracking.uri if asked else None
         found = find_problems(self._aws, lambda: self._server_problem(uri, tracking.timeout_s) if uri else None)
-            self._aws,
-            lambda: self._server_problem(tracking.uri, tracking.timeout_s) if asked and tracking.uri else None,
-        )
         self._notes += found.notes
         return found.problems
 
