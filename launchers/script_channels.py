@@ -278,7 +278,7 @@ def set_aside(folder: StageFolder) -> Path | None:
             continue
         for place in (*results, space.output / LINKS, space.output / SCRIPT_LOG):
             if place.exists():
-                target = aside / root.name / place.name
+                target = aside / root.name / place.relative_to(space.root)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 place.replace(target)
                 moved = True

@@ -163,7 +163,7 @@ def test_a_copy_that_fails_is_told_and_leaves_nothing(
 def test_what_an_earlier_try_wrote_is_set_aside(tmp_path: Path, data: Path) -> None:
     stage = stage_of(tmp_path, data)
     space = lay_out(stage, Console(quiet=True)).spaces["algo-1"]
-    for folder in (space.output / "files", space.output / "work", space.model, space.checkpoints):
+    for folder in (space.output / "files", space.output / "model", space.model, space.checkpoints):
         folder.mkdir(exist_ok=True)
         (folder / "x").write_text(folder.name)
     script = "import sys, pathlib\npathlib.Path(sys.argv[2], 'x').write_text('second')\n"
@@ -172,7 +172,9 @@ def test_what_an_earlier_try_wrote_is_set_aside(tmp_path: Path, data: Path) -> N
     aside = stage.folder.path / "earlier" / "1"
     assert f"what an earlier try of script wrote is kept in {aside}" in told
     found = {file.relative_to(aside).as_posix(): file.read_text() for file in aside.rglob("*") if file.is_file()}
-    assert found == {"algo-1/files/x": "files", "algo-1/work/x": "work", "algo-1/model/x": "model"}
+    assert found == {
+        f"algo-1/{place}/x": place.rpartition("/")[2] for place in ("output/data/files", "output/data/model", "model")
+    }
     assert (space.output / "files" / "x").read_text() == "second" and (space.checkpoints / "x").is_file()
 
 
