@@ -249,8 +249,7 @@ def clear(folder: StageFolder) -> None:
         try:
             collect(space)
             for place in space.inputs.glob("*"):
-                if place.is_dir() and not place.is_symlink():
-                    _remove(place)
+                _remove(place) if place.is_dir() and not place.is_symlink() else place.unlink()
         except OSError as error:
             raise StorageError(f"{error.filename}: cannot be moved or removed ({error.strerror}).") from error
     shutil.rmtree(folder.shares, ignore_errors=True)

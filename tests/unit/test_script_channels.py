@@ -188,10 +188,11 @@ def test_what_a_killed_job_wrote_is_kept_and_its_copies_go(tmp_path: Path, data:
     (space.scratch / "work" / "epoch_1").write_text("weights")
     (space.channel("train") / "labels.cache").write_text("cache")
     (space.channel("train") / "deep").chmod(0)  # a script may close what it was given
+    (space.inputs / "link").symlink_to(data)
     clear(stage.folder)
     assert (space.output / "work" / "epoch_1").read_text() == "weights"
     assert (space.output / "elsewhere/input/data/train/labels.cache").read_text() == "cache"
-    assert not any(space.inputs.iterdir()) and not space.scratch.exists()
+    assert not any(space.inputs.iterdir()) and not space.scratch.exists() and (data / "b.txt").is_file()
 
 
 def test_an_earlier_try_survives_a_result_that_is_fetched_or_replaced(tmp_path: Path) -> None:
