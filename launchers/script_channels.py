@@ -249,8 +249,7 @@ def clear(folder: StageFolder) -> None:
         try:
             collect(space)
             for place in space.inputs.glob("*"):
-                if place.is_dir() and not place.is_symlink():
-                    _remove(place)
+                _remove(place) if place.is_dir() and not place.is_symlink() else place.unlink()
         except OSError as error:
             raise StorageError(f"{error.filename}: cannot be moved or removed ({error.strerror}).") from error
     shutil.rmtree(folder.shares, ignore_errors=True)
@@ -278,7 +277,7 @@ def set_aside(folder: StageFolder) -> Path | None:
             continue
         for place in (*results, space.output / LINKS, space.output / SCRIPT_LOG):
             if place.exists():
-                target = aside / root.name / place.name
+                target = aside / root.name / place.relative_to(space.root)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 place.replace(target)
                 moved = True

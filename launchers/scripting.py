@@ -446,7 +446,8 @@ def results(folder: Path, kind: Kind) -> list[tuple[str, Path]]:
     spaces = list({space.root: space for space in spaces}.values())
     places = [("output", stage.arrays)]
     if kind is Kind.training:
-        places = [("model", stage.first.model), *(("output", space.output / GIVEN) for space in spaces)]
+        places = [("model", stage.first.model), *(("model", space.output / MODEL) for space in spaces)]
+        places += [("output", space.output / GIVEN) for space in spaces]
     if kind is Kind.training or not stage.arrays.is_dir():  # of a preprocessing all lies there together
         places += [("beside it", space.output / WORK) for space in spaces]
     if kind is Kind.processing and not stage.arrays.is_dir():

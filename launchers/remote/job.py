@@ -231,7 +231,14 @@ class RemoteJob:
         if found.status == "Stopped":
             return [HostEnd(host, STOPPED_EXIT_CODE, "") for host in found.hosts]
         failed = [end for end in told if end.exit_code != STOPPED_EXIT_CODE]
-        return failed or [self._as_told_by_the_service(found)]
+        return [self._with_place(end, found) for end in failed or [self._as_told_by_the_service(found)]]
+
+    def _with_place(self, end: HostEnd, found: State) -> HostEnd:
+        """Name what the service keeps of a script that failed."""
+        if found.kind is not Kind.training or not script_channels.is_of_script(self.stages[0]):
+            return end
+        kept = f"what the script wrote until then: {Location.parse(found.output).uri}/output.tar.gz"
+        return replace(end, remark="\n".join(filter(None, [end.remark, kept])))
 
     def _ran_out(self, found: State) -> tuple[str, str] | None:
         """Return (reason, remedy) where the service stopped the job because its time was over."""

@@ -38,6 +38,7 @@ from videolift.script_files import (
     WORK,
     collect,
     files_of,
+    keep_model,
     remember,
     work_folder,
 )
@@ -76,6 +77,8 @@ def run(job: Job) -> None:
     remember(space)
     ended = _Child(job, [str(python), str(script.path), *words], work, given).follow()
     _collect(job, finished=not (ended.code or job.stop.requested))
+    if ended.code and not job.stop.requested and space.kind is Kind.training:
+        keep_model(space)
     _announce(job)
     if job.stop.requested:
         raise Stopped(f"{script.path} was asked to stop, and ended with exit code {ended.code}")
@@ -248,8 +251,7 @@ def _announce(job: Job) -> None:
     host = "" if len(space.hosts) == 1 else f"/{space.host}"
     for name in (name for name in (SCRIPT_LOG, LINKS) if (space.output / name).is_file()):
         job.events.artifact(name, host.lstrip("/"))
-    folders = {GIVEN: "output", WORK: "work", ELSEWHERE: ELSEWHERE}
-    folders |= {MODEL: "model"} if space.kind is Kind.processing else {}
+    folders = {GIVEN: "output", WORK: "work", ELSEWHERE: ELSEWHERE, MODEL: "model"}
     files = [(top, name, size) for top in folders for name, size in files_of(space.output / top).items()]
     large = [name for _, name, size in files if size > MAX_LOGGED]
     fitting = [(top, name) for top, name, size in files if size <= MAX_LOGGED]

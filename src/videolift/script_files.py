@@ -27,7 +27,7 @@ from videolift.workspace import PROCESSING_OUTPUT, TRAINING_OUTPUT, Kind, Worksp
 GIVEN = "files"  # what it wrote to SM_OUTPUT_DATA_DIR, or directly to the folder that the service keeps
 WORK = "work"  # beside itself
 ELSEWHERE = "elsewhere"  # anywhere else below the root
-MODEL = "model"  # of a processing job, which has no other place for one
+MODEL = "model"  # of a processing job, which has no other place for one, and of a training job that failed
 LINKS = "links.txt"  # links that are not kept as such
 
 SOURCE = "work"  # in the scratch folder: where the script runs
@@ -78,6 +78,13 @@ def collect(space: Workspace, *, finished: bool = False) -> Collected:
         _bring_together(space, kept, before, note.stat().st_mtime_ns, found)
     shutil.rmtree(space.scratch, ignore_errors=True)
     return found
+
+
+def keep_model(space: Workspace) -> None:
+    """Move the model of a training job that failed to the output: the service drops the model then."""
+    for entry in list(space.model.iterdir()):
+        (space.output / MODEL).mkdir(exist_ok=True)
+        shutil.move(entry, space.output / MODEL / entry.name)  # the service may have mounted the two places apart
 
 
 def files_of(folder: Path) -> dict[str, int]:
@@ -217,7 +224,7 @@ def _is_free(target: Path) -> bool:
 def _results(space: Workspace) -> list[Path]:
     """Return the folders whose content is kept as it is."""
     own = [space.output / name for name in (GIVEN, WORK, ELSEWHERE, MODEL)]
-    return [*own[:-1], space.model if space.kind is Kind.training else own[-1]]
+    return [*own, *([space.model] if space.kind is Kind.training else [])]
 
 
 def _is_in_results(space: Workspace, path: Path) -> bool:

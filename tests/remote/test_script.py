@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 from launchers.emulator.client import Emulator
@@ -17,6 +19,13 @@ host = os.environ["SM_CURRENT_HOST"]
 pathlib.Path(os.environ["SM_MODEL_DIR"], host + ".json").write_text(json.dumps([seen, os.environ["SM_HOSTS"]]))
 pathlib.Path("/opt/ml/output/data/by-heart.txt").write_text(host)
 print("files:", len(seen["train"]))
+"""
+FAILS = """
+import os, pathlib, sys
+pathlib.Path(os.environ["SM_MODEL_DIR"], "half").write_text("weights")
+pathlib.Path(os.environ["SM_OUTPUT_DIR"], "report.txt").write_text("report")
+pathlib.Path("beside.txt").write_text("beside")
+sys.exit(3)
 """
 
 
@@ -44,3 +53,16 @@ def test_data_in_s3_come_to_every_instance(tmp_path: Path, emulator: Emulator, v
     # A place that a script knows by heart is brought back like the one that it is told.
     assert (hosts / "algo-1/output/data/files/by-heart.txt").read_text() == "algo-1"
     assert runs.metrics(record, "script")["files", 1] == len(names)
+
+
+def test_what_a_script_wrote_that_failed_is_in_s3_and_its_place_is_told(tmp_path: Path, emulator: Emulator) -> None:
+    (tmp_path / "train.py").write_text(FAILS)
+    (tmp_path / "a.txt").write_text("a")
+    script = ["script.path=train.py", "script.channels.train=a.txt"]
+    ended = runs.run("backend=remote", *remote_side.SETTINGS, "tracking=none", *script, cwd=tmp_path, code=5)
+    line = next(one for one in ended.err.splitlines() if one.startswith("what the script wrote until then: "))
+    bucket, _, key = line.partition("s3://")[2].partition("/")
+    packed = Account(emulator).s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        names = {name.removeprefix("./") for name in archive.getnames()}
+    assert {f"script/{name}" for name in ("model/half", "elsewhere/output/report.txt", "work/beside.txt")} <= names

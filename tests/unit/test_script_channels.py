@@ -163,7 +163,7 @@ def test_a_copy_that_fails_is_told_and_leaves_nothing(
 def test_what_an_earlier_try_wrote_is_set_aside(tmp_path: Path, data: Path) -> None:
     stage = stage_of(tmp_path, data)
     space = lay_out(stage, Console(quiet=True)).spaces["algo-1"]
-    for folder in (space.output / "files", space.output / "work", space.model, space.checkpoints):
+    for folder in (space.output / "files", space.output / "model", space.model, space.checkpoints):
         folder.mkdir(exist_ok=True)
         (folder / "x").write_text(folder.name)
     script = "import sys, pathlib\npathlib.Path(sys.argv[2], 'x').write_text('second')\n"
@@ -172,7 +172,9 @@ def test_what_an_earlier_try_wrote_is_set_aside(tmp_path: Path, data: Path) -> N
     aside = stage.folder.path / "earlier" / "1"
     assert f"what an earlier try of script wrote is kept in {aside}" in told
     found = {file.relative_to(aside).as_posix(): file.read_text() for file in aside.rglob("*") if file.is_file()}
-    assert found == {"algo-1/files/x": "files", "algo-1/work/x": "work", "algo-1/model/x": "model"}
+    assert found == {
+        f"algo-1/{place}/x": place.rpartition("/")[2] for place in ("output/data/files", "output/data/model", "model")
+    }
     assert (space.output / "files" / "x").read_text() == "second" and (space.checkpoints / "x").is_file()
 
 
@@ -186,10 +188,11 @@ def test_what_a_killed_job_wrote_is_kept_and_its_copies_go(tmp_path: Path, data:
     (space.scratch / "work" / "epoch_1").write_text("weights")
     (space.channel("train") / "labels.cache").write_text("cache")
     (space.channel("train") / "deep").chmod(0)  # a script may close what it was given
+    (space.inputs / "link").symlink_to(data)
     clear(stage.folder)
     assert (space.output / "work" / "epoch_1").read_text() == "weights"
     assert (space.output / "elsewhere/input/data/train/labels.cache").read_text() == "cache"
-    assert not any(space.inputs.iterdir()) and not space.scratch.exists()
+    assert not any(space.inputs.iterdir()) and not space.scratch.exists() and (data / "b.txt").is_file()
 
 
 def test_an_earlier_try_survives_a_result_that_is_fetched_or_replaced(tmp_path: Path) -> None:
