@@ -43,6 +43,8 @@ def read_clips(path: Path, preprocess: Preprocess) -> Reading:
         OSError: if too many files are open.
         MemoryError: if memory ran out.
     """
+    if _is_special(path):  # a pipe would be waited for
+        raise ClipError("is not a regular file", clip=str(path))
     try:
         return _read(path, preprocess)
     except ShortVideoError as error:
@@ -68,8 +70,6 @@ def is_given(path: Path) -> bool:
 
 
 def _read(path: Path, preprocess: Preprocess) -> Reading:
-    if _is_special(path):  # a pipe would be waited for
-        raise ClipError("is not a regular file")
     read = reader_opencv.read if preprocess.reader is Reader.opencv else reader_pyav.read
     found = read(path, preprocess)
     indices = found.choice.indices
@@ -83,7 +83,7 @@ def _read(path: Path, preprocess: Preprocess) -> Reading:
 def _is_special(path: Path) -> bool:
     try:
         return not stat.S_ISREG(path.stat().st_mode)
-    except OSError:  # told by what cannot open it
+    except (OSError, ValueError):  # told by what cannot open it
         return False
 
 
