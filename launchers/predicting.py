@@ -138,7 +138,7 @@ def find_videos(wanted: str, here: Path) -> tuple[Path, list[str]]:
     """
     place = Path(wanted)
     if place.is_dir():
-        files = [place / name for name, _ in files_below(place)]
+        files = [place / name for name, _ in files_below(place, closed=True)]
     elif place.exists():
         files = [place]
     else:
@@ -157,15 +157,13 @@ def find_videos(wanted: str, here: Path) -> tuple[Path, list[str]]:
 def clip_of(root: Path, name: str, checksums: Checksums) -> Clip:
     """Return what stands for a video whose label nobody knows: it has that of the first class, which nothing reads."""
     file = root / name
-    if not file.is_file():  # the checksum of a pipe would be waited for
-        return Clip(name, 0, name, TEST, UNREADABLE, 0)
     try:
-        digest = checksums.of(file)
+        if file.is_file():  # the checksum of a pipe would be waited for
+            return Clip(name, 0, name, TEST, checksums.of(file), file.stat().st_size)
     except OSError as error:
         if error.errno in SHORTAGES:
             raise
-        digest = UNREADABLE
-    return Clip(name, 0, name, TEST, digest, file.stat().st_size)
+    return Clip(name, 0, name, TEST, UNREADABLE, 0)
 
 
 def merge(stage: Stage, manifest: Manifest) -> tuple[Path, int]:

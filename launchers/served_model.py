@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import json
 import os
 import tempfile
@@ -110,8 +111,12 @@ def _allowed(path: str) -> Path:
         file = (allowed / path).resolve()  # links and .. count as where they lead
         is_below = file.is_relative_to(allowed)
         is_special = is_below and file.exists() and not file.is_file()
-    except (OSError, RuntimeError, ValueError) as error:  # NUL, half a character, too long, a link to itself
+    except (RuntimeError, ValueError) as error:  # NUL, half a character, a link to itself
         raise Refused("path: no file can have it") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise Refused("path: no file can have it") from error
+        raise Refused(f"path: cannot be read ({error.strerror})") from error
     if not is_below:
         raise Refused(f"path: is not below the folder that {FOLDER} allows")
     if is_special:

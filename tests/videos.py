@@ -76,6 +76,7 @@ def write_video(
     rotation: int = 0,
     pixel_shape: Fraction = Fraction(1),
     change: Change | None = None,
+    title: str = "",
     name: str | None = None,
 ) -> Path:
     """Write a video of one of ``KINDS`` and return its path.
@@ -86,6 +87,7 @@ def write_video(
         rotation: degrees, counterclockwise, that a player turns the picture by.
         pixel_shape: width of a pixel over its height.
         change: edits the encoded packets before they are stored.
+        title: of the container.
     """
     made = KINDS[kind]
     path = folder / (name or f"{kind}{made.suffix}")
@@ -98,6 +100,8 @@ def write_video(
         stream.codec_context.sample_aspect_ratio = pixel_shape
         if made.tag:
             stream.codec_context.codec_tag = made.tag
+        if title:
+            container.metadata["title"] = title
         if rotation:
             stream.set_display_rotation(rotation)
         packets = encode(stream, (picture(i, size) for i in range(frames)), times)
@@ -242,6 +246,15 @@ def claim_frames(path: Path, count: int) -> Path:
         at = data.index(chunk) + 8 + field_at
         data[at : at + 4] = struct.pack("<I", count)
     path.write_bytes(data)
+    return path
+
+
+def in_gbk(path: Path, text: str) -> Path:
+    """Put Chinese in GBK, which is no UTF-8, in the place of a text of 2 letters or more in a file's headers."""
+    content = path.read_bytes()
+    assert text.encode() in content
+    chinese = ("视频" * len(text)).encode("gbk")[: len(text) // 2 * 2].ljust(len(text), b"!")
+    path.write_bytes(content.replace(text.encode(), chinese))
     return path
 
 

@@ -14,6 +14,7 @@ VideoliftError            exit 1   something a person can act on; the message sa
 from __future__ import annotations
 
 import errno
+import textwrap
 
 
 class VideoliftError(Exception):
@@ -94,6 +95,16 @@ REMEDIES = {
     errno.EEXIST: "a file stands where a folder is needed; choose another folder",
     errno.EROFS: "the file system is read-only; choose another folder",
 }
+
+
+SHOWN_TEXT = 200  # characters of an error that is not ours
+
+
+def described(error: BaseException) -> str:
+    """Return type and text of an error that is not ours, on one line; of a system's without the path."""
+    text = getattr(error, "strerror", None) or str(error)
+    shown = textwrap.shorten(str(text), SHOWN_TEXT, placeholder=" ...")
+    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
 
 
 def as_expected(error: BaseException) -> VideoliftError | None:

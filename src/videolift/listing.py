@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from videolift.errors import ConfigError, DataError, StorageError
+from videolift.errors import SHORTAGES, ConfigError, DataError, StorageError
 from videolift.settings import Data, Source
 
 VIDEO_SUFFIXES = tuple(
@@ -113,7 +113,7 @@ def is_hidden(path: str) -> bool:
 
 
 def files_below(
-    root: Path, left_out: Callable[[str], bool] = is_hidden, apart: Sequence[Path] = ()
+    root: Path, left_out: Callable[[str], bool] = is_hidden, apart: Sequence[Path] = (), *, closed: bool = False
 ) -> list[tuple[str, int | None]]:
     """Return (posix path below a folder, bytes or None where it is no regular file) of all that is not left out.
 
@@ -122,11 +122,14 @@ def files_below(
     Args:
         left_out: tells by the posix path of a file, or of a folder with all that is in it.
         apart: folders that are not entered, wherever a path to them begins.
+        closed: whether a file that cannot be looked at, as a link to where this user may not go, is no error but listed
+            as one that is no regular file.
 
     Raises:
-        StorageError: a folder cannot be listed; the OSError is its cause.
+        StorageError: a folder cannot be listed, or a file not be looked at; the OSError is its cause.
     """
-    return list(_files(root, "", left_out, tuple(_identity(folder) for folder in apart if folder.exists())))
+    passed = tuple(_identity(folder) for folder in apart if folder.exists())
+    return list(_files(root, "", left_out, passed, closed))
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -135,7 +138,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _files(
-    folder: Path, prefix: str, left_out: Callable[[str], bool], passed: tuple[tuple[int, int], ...]
+    folder: Path, prefix: str, left_out: Callable[[str], bool], passed: tuple[tuple[int, int], ...], closed: bool
 ) -> Iterator[tuple[str, int | None]]:
     """Yield (path below the root, bytes or None where it is no regular file)."""
     try:
@@ -146,36 +149,31 @@ def _files(
             entries = sorted(
                 (entry for entry in scan if not left_out(prefix + entry.name)), key=lambda entry: entry.name
             )
-        folders = {entry.name for entry in entries if _is_folder(entry)}
     except OSError as error:
         raise StorageError(
             f"{folder}: cannot be listed ({error.strerror}). Give this user permission to read and enter it, or move "
             "it away from the videos."
         ) from error
     for entry in entries:
-        if entry.name in folders:
-            yield from _files(folder / entry.name, f"{prefix}{entry.name}/", left_out, (*passed, here))
+        status = _status(entry, closed)
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            yield from _files(folder / entry.name, f"{prefix}{entry.name}/", left_out, (*passed, here), closed)
         else:
-            yield prefix + entry.name, _size(Path(entry.path))
+            is_regular = status is not None and stat.S_ISREG(status.st_mode)
+            yield prefix + entry.name, status.st_size if status is not None and is_regular else None
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _status(entry: os.DirEntry[str], closed: bool) -> os.stat_result | None:
+    """Return what an entry leads to; None for nothing, as it does that was deleted meanwhile."""
     try:
-        return entry.is_dir()
+        return entry.stat()
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            return False
-        raise
-
-
-def _size(path: Path) -> int | None:
-    try:
-        status = path.stat()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP):  # a link that leads nowhere, or to itself
+        if error.errno in (errno.ENOENT, errno.ELOOP) or (closed and error.errno not in SHORTAGES):
             return None
-        raise
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+        raise StorageError(
+            f"{entry.path}: cannot be looked at ({error.strerror}). Give this user permission to what it leads to, or "
+            "move it away from the videos."
+        ) from error
 
 
 def refuse_not_utf8(names: Iterable[str], where: str) -> None:

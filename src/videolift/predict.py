@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 
 from videolift.errors import ClipError
@@ -17,7 +18,7 @@ from videolift.manifest import Clip
 from videolift.predictor import Clips, load_predictor, trained_settings
 from videolift.settings import Preprocess
 from videolift.sysmetrics import sampled
-from videolift.video import read_clips
+from videolift.video import is_given, read_clips
 from videolift.workers import workers
 
 VIDEOS_A_BATCH = 16
@@ -36,11 +37,13 @@ class Read:
 def run(job: Job) -> None:
     """Write a row a video into ``predictions.csv``; one that cannot be read has its error there."""
     folder, model = job.workspace.channel("videos"), job.workspace.channel("model")
-    share = [clip for clip in job.manifest.clips if (folder / clip.id).is_symlink() or (folder / clip.id).exists()]
+    share = [clip for clip in job.manifest.clips if is_given(folder / clip.id)]
     settings = job.plan.predict
     file = job.workspace.output / PREDICTIONS_FILE
     with (
-        workers(settings.workers, partial(_read, folder, trained_settings(model)), "predict.workers") as read,
+        workers(
+            settings.workers, partial(_read, folder, trained_settings(model)), "predict.workers", attrgetter("id")
+        ) as read,
         sampled(job),
         file.open("w", encoding="utf-8", newline="") as table,
     ):

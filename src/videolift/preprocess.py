@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from videolift.parts import Entry, HostParts, Pixels, chunks, clips_a_part, fram
 from videolift.sampling import ShortVideoError
 from videolift.settings import BadVideo, Preprocess, ShortVideo, Source
 from videolift.sysmetrics import sampled
-from videolift.video import read_clips
+from videolift.video import is_given, read_clips
 from videolift.workers import workers
 
 PROGRESS_INTERVAL_S = 0.25
@@ -34,7 +35,7 @@ def run(job: Job) -> None:
     counter = _Counter(job, len(share))
     # Rows of arrays are only copied: sending them between processes would cost more.
     count = p.workers if isinstance(read, partial) else 1
-    with workers(count, read, "preprocess.workers") as decode, sampled(job):
+    with workers(count, read, "preprocess.workers", attrgetter("id")) as decode, sampled(job):
         for number, clips in enumerate(chunks(share, clips_a_part(p))):
             entries = parts.finished(number, [c.id for c in clips])
             if entries is None:
@@ -51,7 +52,7 @@ def _share_and_reader(job: Job, folder: Path) -> tuple[list[Clip], Read]:
         from videolift.imported import ArrayReader  # the only source that is no video
 
         return list(job.manifest.clips), ArrayReader(folder, job.plan.data, job.plan.preprocess)
-    share = [clip for clip in job.manifest.clips if (folder / clip.id).is_file()]
+    share = [clip for clip in job.manifest.clips if is_given(folder / clip.id)]
     return share, partial(_read_aloud, job.workspace.host, folder, job.plan.preprocess)
 
 
@@ -70,8 +71,8 @@ def read_clip(folder: Path, p: Preprocess, clip: Clip) -> tuple[Entry, Pixels]:
     """
     entry = Entry(clip.id, clip.label, clip.sha256)
     nothing = np.empty((0, *frame_shape(p)), np.uint8)
-    if (folder / clip.id).stat().st_size != clip.size:  # never left out: the id stands for the listed content
-        raise ClipError("changed since it was listed; run again to list it anew", clip.id)
+    if _has_changed(folder / clip.id, clip):  # never left out: the id stands for the listed content
+        raise ClipError("changed since it was listed; run the same command again to list it again", clip.id)
     try:
         reading = read_clips(folder / clip.id, p)
     except ShortVideoError as error:
@@ -87,6 +88,13 @@ def read_clip(folder: Path, p: Preprocess, clip: Clip) -> tuple[Entry, Pixels]:
     entry.frames, entry.asked, entry.decoded = reading.frame_count, reading.indices, reading.decoded
     entry.method, entry.policy = reading.method, reading.policy
     return entry, reading.clips
+
+
+def _has_changed(file: Path, clip: Clip) -> bool:
+    try:
+        return file.stat().st_size != clip.size
+    except OSError:  # told by what cannot open it
+        return False
 
 
 def _with_remedy(reason: str, p: Preprocess) -> str:

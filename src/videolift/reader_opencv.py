@@ -28,7 +28,7 @@ def read(path: Path, preprocess: Preprocess) -> Decoded:
     if not capture.isOpened():
         raise does_not_open(Reader.opencv, "unknown format, or damaged at its beginning")
     claim = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True).decode("latin-1")
+    codec = (int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF).to_bytes(4, "little").decode("latin-1")
     capture.release()
     if interlaced:
         # Its conversion of such a frame fails, which it does not report.

@@ -92,8 +92,8 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         OSError: if too many files are open.
     """
     try:
-        # An absolute path is never taken for a protocol, as a:b.avi would be.
-        container = av.open(str(path.absolute()), options=_OPTIONS)
+        # An absolute path is never taken for a protocol, as a:b.avi would be. Titles need not be UTF-8.
+        container = av.open(str(path.absolute()), options=_OPTIONS, metadata_errors="replace")
     except av.FFmpegError as error:
         # Not of FFmpeg: that memory ran out, which it says of damaged files that seem to need a lot, too.
         if error.errno in SHORTAGES and error.errno != errno.ENOMEM:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from tests import runs
+from tests.videos import in_gbk
 
 PREDICT = "stages=[predict]"
 
@@ -20,9 +21,11 @@ def test_a_model_says_of_videos_what_it_said_when_it_was_tested(
     tmp_path: Path, quick: list[str], backend: str, backend_settings: list[str], videos: Path
 ) -> None:
     data = tmp_path / "训练"
-    for number, video in enumerate(sorted(videos.rglob("*.avi"))):  # names that do not tell the groups
+    files = sorted(one for one in videos.rglob("*.*") if one.is_file())
+    for number, video in enumerate(files):  # names that do not tell the groups
         (data / video.parent.name).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(video, data / video.parent.name / f"{number}.avi")
+        shutil.copyfile(video, data / video.parent.name / f"{number}{video.suffix}")
+    in_gbk(next(data.rglob("*.mp4")), "VideoHandler")  # its stream has a title that is not UTF-8, and decodes as well
     settings = [f"data.root={data}" if one.startswith("data.root=") else one for one in quick]
     ended = runs.run(
         *settings, "stages=[preprocess,train,evaluate]", "preprocess.windows=2", "preprocess.interval=2", cwd=tmp_path

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from tests.videos import (
     KINDS,
     claim_frames,
     damage,
+    in_gbk,
     read_barcode,
     truncate,
     with_duplicate_times,
@@ -48,6 +50,26 @@ def test_the_header_is_not_believed(tmp_path: Path, kind: str, claim: int) -> No
     path = claim_frames(write_video(tmp_path, kind, frames=FRAMES), claim)
     assert_right(read_both(path))
     assert_right(read_both(path, depth=FRAMES))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("h264_plain", "Some title"),
+        ("h264_plain", "VideoHandler"),  # of the stream
+        ("h264_plain", "Lavf"),
+        ("xvid_gop12", "Some title"),  # INAM
+        ("xvid_gop12", "Lavf"),  # ISFT
+        ("h264_mkv", "Some title"),
+        ("h264_mkv", "ENCODER"),  # the name of a tag
+        ("h264_mkv", "DURATION"),  # the name of one of the stream's
+    ],
+)
+def test_a_text_beside_the_pictures_need_not_be_utf8(tmp_path: Path, kind: str, text: str) -> None:
+    path = in_gbk(write_video(tmp_path, kind, frames=FRAMES, title="Some title"), text)
+    with pytest.raises(UnicodeDecodeError), av.open(str(path)):
+        pass
+    assert_right(read_both(path))
 
 
 @pytest.mark.parametrize("degrees", [90, 180, -90])
