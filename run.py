@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
             return 0
         return _run(argv)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        _print_error(str(error))
         return error.exit_code
     except VideoliftError as error:
         return _report(error)
@@ -103,11 +103,12 @@ def _options(argv: list[str], overrides: list[str]) -> list[str]:
 def _sweep(argv: list[str], typed: list[str], checked: Checked, sources: Sources) -> int:
     """Plan a sweep, let Hydra run it, and return the first exit code of a child that is not 0."""
     from launchers.config import Action
+    from launchers.console import new_console
     from launchers.signals import terminate_as_interrupt
     from launchers.sweeps import asked, frozen, session
     from videolift.errors import as_expected
 
-    console, config = asked.new_console(), checked.jobs[0].config
+    console, config = new_console(), checked.jobs[0].config
     try:
         if config.action is Action.plan:
             asked.plan_only(asked.prepare(checked, typed, sources, console), console)
@@ -176,7 +177,7 @@ def _job(composed: DictConfig, number: int, label: str | None) -> tuple[int, flo
     except VideoliftError as error:
         code = _report(error)
     except Exception:
-        traceback.print_exc()
+        _print_error(traceback.format_exc().rstrip())
         code = VideoliftError.exit_code
     if code == Stopped.exit_code:
         raise KeyboardInterrupt
@@ -184,8 +185,14 @@ def _job(composed: DictConfig, number: int, label: str | None) -> tuple[int, flo
 
 
 def _report(error: VideoliftError) -> int:
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    _print_error(f"{type(error).__name__}: {error}")
     return error.exit_code
+
+
+def _print_error(text: str) -> None:
+    from launchers.redaction import redacted_text
+
+    print(redacted_text(text), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +22,6 @@ from videolift.plan import from_plain
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-PLAIN_WIDTH = 160  # characters
 
 
 @dataclass
@@ -54,10 +50,9 @@ def run(config: Config, place: Place | None = None) -> int:
 
 
 def _run(config: Config, place: Place) -> int:
-    from rich.console import Console
+    from launchers.console import new_console
 
-    # A file or a pipe has no width: wrapping there would cut ids and paths.
-    console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    console = new_console()
     outputs = Outputs(Path(config.outputs).expanduser().resolve())
     if config.action is Action.sync:
         return actions.sync(console, outputs, config)

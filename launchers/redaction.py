@@ -18,16 +18,12 @@ from functools import cache
 from typing import Any
 from urllib.parse import unquote
 
+from videolift.script_secrets import ARN as SECRET_ARN
+
 HIDDEN = "***"
 SECRETS = "script.secrets"  # environment name -> where the value comes from, which is no secret
 METRICS = "script.metrics."  # metric -> expression: what a metric is called says nothing of the expression
 
-# Source: Amazon ECS, "Pass Secrets Manager secrets through environment variables": ARN, JSON key, stage, version.
-SECRET_ARN = re.compile(
-    r"(?P<arn>arn:(?P<partition>aws[a-z-]*):secretsmanager:(?P<region>[a-z0-9-]+):\d{12}:secret:[\w/+=.@-]+)"
-    r"(?::(?P<key>[^:]*):(?P<stage>[^:]*):(?P<version>[^:]*))?",
-    re.ASCII,
-)
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # of a shell; a secret that was typed in its place is hardly ever like this
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -38,18 +34,26 @@ _SECRET_WORD = re.compile(
 _KEYS = {"api", "access", "private", "secret", "account", "auth", "signing", "encryption"}  # before "key"
 _NO_SECRET_TOKENS = {"bos", "cls", "eos", "mask", "pad", "sep", "special", "unk"}  # before "token": a language model's
 # Last words of names of what a secret, or a token of a model, is described by.
-_ABOUT = frozenset(
-    "arn count dim dims dropout embedding embeddings file folder kind len length level limit max mean merging min mixer "
-    "mixing mode name names num number path pool pooling ratio rate reduction shape size type types uri url variable "
-    "vocab width window".split()
-)
-_QUERY_WORDS = {"sig", "signature", "x-amz-credential", "awsaccesskeyid", "x-goog-signature", "x-goog-credential"}
+_ABOUT = {
+    *("arn", "count", "dim", "dims", "dropout", "embedding", "embeddings", "file", "folder", "kind", "len", "length"),
+    *("level", "limit", "max", "mean", "merging", "min", "mixer", "mixing", "mode", "name", "names", "num", "number"),
+    *("path", "pool", "pooling", "rate", "ratio", "reduction", "shape", "size", "type", "types", "uri", "url"),
+    *("variable", "vocab", "width", "window"),
+}
+_QUERY_WORDS = {
+    "sig",
+    "signature",
+    "x-amz-signature",
+    "x-amz-credential",
+    "awsaccesskeyid",
+    "x-goog-signature",
+    "x-goog-credential",
+}
 _NO_VALUES = {"", "true", "false", "yes", "no", "on", "off", "none", "null"}
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _CLOSERS = "'\")]},;>`"
-_POINTER = (
-    r"(?:(?:Bearer|Basic|Token)[ \t]+)?(?:\{\w+\}|\$\{[\w.:]+\}|\$[A-Z_][A-Z0-9_]*|\*{3})|"
-    + re.sub(r"\?P<\w+>", "?:", SECRET_ARN.pattern)
+_POINTER = r"(?:(?:Bearer|Basic|Token)[ \t]+)?(?:\{\w+\}|\$\{[\w.:]+\}|\$[A-Z_][A-Z0-9_]*|\*{3})|" + re.sub(
+    r"\?P<\w+>", "?:", SECRET_ARN.pattern
 )
 _REFERENCE = re.compile(rf"{_POINTER}|\((?:\?P<\w+>|\?:)?[\\\[.].*", re.DOTALL)  # or a group of a regular expression
 _REFERENCE_IN_TEXT = re.compile(rf"(?:{_POINTER})(?=[\s{re.escape(_CLOSERS)}]|$)")
@@ -79,18 +83,23 @@ def redacted(value: Any, name: str = "") -> Any:
         name: what it is called.
     """
     if isinstance(value, dict):
-        if f"script.{name}" == SECRETS or name == SECRETS:
-            return {key: item if is_source(str(item)) else HIDDEN for key, item in value.items()}
-        if name == "metrics":
-            return {key: redacted(item) for key, item in value.items()}
-        return {key: redacted(item, name if is_secret_name(name) else str(key)) for key, item in value.items()}
+        return _redacted_mapping(value, name)
     if isinstance(value, (list, tuple)):
-        if is_secret_name(name) or not all(isinstance(item, str) for item in value):
-            return [redacted(item, name) for item in value]
-        return redacted_words(value)
-    if isinstance(value, str):
-        return HIDDEN if _is_hidden(name, value) else redacted_text(value)
-    return HIDDEN if isinstance(value, (int, float)) and _is_hidden(name, str(value)) else value
+        of_words = not is_secret_name(name) and all(isinstance(item, str) for item in value)
+        return redacted_words(value) if of_words else [redacted(item, name) for item in value]
+    if value is None or isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return value
+    if _is_hidden(name, str(value)):
+        return HIDDEN
+    return redacted_text(value) if isinstance(value, str) else value
+
+
+def _redacted_mapping(value: dict[Any, Any], name: str) -> dict[Any, Any]:
+    if SECRETS in (name, f"script.{name}"):
+        return {key: item if is_source(str(item)) else HIDDEN for key, item in value.items()}
+    if name == "metrics":  # numbers by name, or expressions that find them
+        return {key: redacted(item) for key, item in value.items()}
+    return {key: redacted(item, name if is_secret_name(name) else str(key)) for key, item in value.items()}
 
 
 def redacted_words(words: Sequence[str]) -> list[str]:
@@ -227,7 +236,7 @@ def _in_queries(text: str) -> Iterator[Span]:
 
 
 def _is_query_secret(name: str, value: str) -> bool:
-    return name.lower() in (_QUERY_WORDS | {"x-amz-signature"}) and not _REFERENCE.fullmatch(value)
+    return name.lower() in _QUERY_WORDS and not _REFERENCE.fullmatch(value)
 
 
 # ---- names and values in a text
@@ -261,22 +270,27 @@ def _value_of(text: str, match: re.Match[str]) -> Span | None:
     """Return where the value of a name is, None where what follows is none."""
     start, mark = match.end(), match["mark"] or ""
     opened = text[match.start() - 1] if match.start() else "\n"
-    if _REFERENCE_IN_TEXT.match(text, start) or (mark == "=" and opened in "?&#;"):  # the latter: of a query
+    of_query, of_address = mark == "=" and opened in "?&#;", text.startswith("//", start)
+    if start == len(text) or of_query or of_address or _REFERENCE_IN_TEXT.match(text, start):
         return None
     if (quoted := _DELIMITER.match(text, start)) is not None:
         return _inside(text, quoted.end(), quoted["quote"])
     if match["option"]:
         return None if _OPTION.match(text, start) else _run(text, start)
-    if text.startswith("//", start) or start == len(text):
-        return None
-    if match["quote"]:
-        return _run(text, start, ",}])")
-    if mark == "=" and opened in "'\"" and not match["dashes"]:
+    if mark == "=" and opened in "'\"" and not match["dashes"] and not match["quote"]:
         return _inside(text, start, opened)
-    if mark in ("=", ":") and not (mark == ":" and opened in "{,"):
-        return _run(text, start)
-    if ":" in mark and text[: match.start()].rstrip()[-1:] in ("{", ","):
+    return _bare(text, match)
+
+
+def _bare(text: str, match: re.Match[str]) -> Span | None:
+    """Return where a value without quotes is."""
+    start, mark = match.end(), match["mark"]
+    if match["quote"]:  # JSON
+        return _run(text, start, ",}])")
+    if ":" in mark and text[: match.start()].rstrip()[-1:] in ("{", ","):  # a mapping in a line
         return _run(text, start, ",}")
+    if mark in ("=", ":"):
+        return _run(text, start)
     if (scheme := _SCHEME.match(text, start)) is not None:
         return _run(text, scheme.end())
     return _rest_of_line(text, match)

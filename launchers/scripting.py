@@ -306,6 +306,7 @@ def plan_script(
         requirements=source.requirements,
         channels={channel.name: channel.holds for channel in channels},
     )
+    # Neither the secrets nor where they come from: a new token makes no new result.
     determinants = {
         "source": source_digest("script"),
         "libraries": backend.libraries(name),

@@ -21,7 +21,7 @@ from launchers.emulator.emulated import Emulated
 from launchers.emulator.hosts import HostPlan
 from launchers.emulator.logs import ACCOUNT, LogStream
 from launchers.emulator.round import Outcome, Round
-from launchers.emulator.store import MissingObjects, UploadFailed, changed, join
+from launchers.emulator.store import MissingObjects, UploadFailed, changed, join, role_environment
 
 REASON_LIMIT = 1024  # characters of FailureReason and ExitMessage
 SYNC_S = 1.0  # between two uploads of what a running job has written
@@ -173,6 +173,7 @@ class Job(ABC):
                         **(self.request.get("Environment") or {}),
                         **self._environment(),
                         "AWS_REGION": self.region,
+                        **role_environment(self.world.endpoint, self.region),
                     },
                     network=network,
                     addresses=addresses,

@@ -13,6 +13,16 @@ ROLE_KEY = "ASIAEMULATEDJOBROLE0"
 ADDRESS = re.compile(r"s3://([^/]+)/?(.*)", re.DOTALL)
 
 
+def role_environment(endpoint: str, region: str) -> dict[str, str]:
+    """Return what stands in a job for the credentials of its role, which the service gives at an address of its own."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": ROLE_KEY,
+        "AWS_SECRET_ACCESS_KEY": "of-the-emulator",
+        "AWS_DEFAULT_REGION": region,
+    }
+
+
 class MissingObjects(Exception):
     """There is nothing at an address of S3."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from launchers import report
 from launchers.base import Described
 from launchers.compose import Checked, Job, Sources
 from launchers.config import Config
-from launchers.experiment import PLAIN_WIDTH
 from launchers.outputs import Outputs
 from launchers.preparing import Prepared, Preparing, Wanted, costs, to_be_computed
 from launchers.sweeps import earlier, planned
@@ -88,10 +86,3 @@ def plan_only(asked: Asked, console: Console) -> None:
     wanted = earlier.new_record(asked.checked, asked.jobs, asked.runs, asked.typed, code="")
     folder = folder_of(asked.outputs.root, wanted.id)
     asked.print_plan(console, folder.load() if folder.record_file.is_file() else wanted)
-
-
-def new_console() -> Console:
-    """Return what a sweep is told on."""
-    from rich.console import Console
-
-    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)

@@ -11,12 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from launchers.compose import check, told_apart
-from launchers.experiment import PLAIN_WIDTH, Place, close_dead
+from launchers.experiment import Place, close_dead
+from launchers.mlflow_store import plain_yaml
 from launchers.overrides import quote
 from launchers.preparing import make_ready
 from launchers.records import CHILD_TAG, DETACHED, DETACHED_TAG, SWEEP_TAG, RunFolder, RunRecord, Status, is_detached
-from launchers.redaction import redacted_text
+from launchers.redaction import redacted
 from launchers.running import Run
 from launchers.sweeps import earlier, planned
 from launchers.sweeps.asked import Asked
@@ -125,14 +128,14 @@ class Session:
             raise KeyboardInterrupt
 
     def _run_child(self, source: Source, ready: Ready) -> None:
-        from rich.console import Console
+        from launchers.console import new_console
 
         child = ready.child
         child.host = ready.prepared.backend.machine(ready.prepared.config.stages[-1])
         file = self.folder.log(child.number)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as log:
-            console = Console(file=log, markup=False, highlight=False, width=PLAIN_WIDTH)
+            console = new_console(log)
             run = Run(
                 console,
                 self._outputs,
@@ -252,7 +255,8 @@ class Session:
         self.folder.save(record)
         hydras_file = self.folder.path / "multirun.yaml"
         if hydras_file.is_file():  # it holds what was typed
-            hydras_file.write_text(redacted_text(hydras_file.read_text(encoding="utf-8")), encoding="utf-8")
+            typed = yaml.safe_load(hydras_file.read_text(encoding="utf-8"))
+            hydras_file.write_text(plain_yaml(redacted(typed)), encoding="utf-8")
         if self._parent is not None:
             self._parent.close(record)
         print_results(self._console, record, best_command(record), self.folder)
