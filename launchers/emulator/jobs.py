@@ -21,7 +21,7 @@ from launchers.emulator.emulated import Emulated
 from launchers.emulator.hosts import HostPlan
 from launchers.emulator.logs import ACCOUNT, LogStream
 from launchers.emulator.round import Outcome, Round
-from launchers.emulator.store import MissingObjects, UploadFailed, changed, join, role_environment
+from launchers.emulator.store import MissingObjects, UploadFailed, changed, join, role_config
 
 REASON_LIMIT = 1024  # characters of FailureReason and ExitMessage
 SYNC_S = 1.0  # between two uploads of what a running job has written
@@ -173,10 +173,10 @@ class Job(ABC):
                         **(self.request.get("Environment") or {}),
                         **self._environment(),
                         "AWS_REGION": self.region,
-                        **role_environment(self.world.endpoint, self.region),
                     },
                     network=network,
                     addresses=addresses,
+                    aws_config=role_config(self.world.endpoint, self.region),
                 )
                 for host in self.hosts
             ]

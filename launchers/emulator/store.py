@@ -13,14 +13,12 @@ ROLE_KEY = "ASIAEMULATEDJOBROLE0"
 ADDRESS = re.compile(r"s3://([^/]+)/?(.*)", re.DOTALL)
 
 
-def role_environment(endpoint: str, region: str) -> dict[str, str]:
-    """Return what stands in a job for the credentials of its role, which the service gives at an address of its own."""
-    return {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": ROLE_KEY,
-        "AWS_SECRET_ACCESS_KEY": "of-the-emulator",
-        "AWS_DEFAULT_REGION": region,
-    }
+def role_config(endpoint: str, region: str) -> str:
+    """Return the AWS configuration by which a job acts as its role; the service gives it at an address of its own."""
+    return (
+        f"[default]\nregion = {region}\nendpoint_url = {endpoint}\n"
+        f"aws_access_key_id = {ROLE_KEY}\naws_secret_access_key = of-the-emulator\n"
+    )
 
 
 class MissingObjects(Exception):
