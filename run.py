@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
             return 0
         return _run(argv)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        _print_error(str(error))
         return error.exit_code
     except VideoliftError as error:
         return _report(error)
@@ -104,7 +104,7 @@ def _options(argv: list[str], overrides: list[str]) -> list[str]:
 def _sweep(argv: list[str], typed: list[str], checked: Checked, sources: Sources) -> int:
     """Plan a sweep, let Hydra run it, and return the first exit code of a child that is not 0."""
     from launchers.config import Action
-    from launchers.display import new_console
+    from launchers.console import new_console
     from launchers.signals import terminate_as_interrupt
     from launchers.sweeps import asked, frozen, session
     from videolift.errors import as_expected
@@ -179,7 +179,7 @@ def _job(composed: DictConfig, number: int, label: str | None) -> tuple[int, flo
     except VideoliftError as error:
         code = _report(error)
     except Exception:
-        traceback.print_exc()
+        _print_error(traceback.format_exc().rstrip())
         code = VideoliftError.exit_code
     if code == Stopped.exit_code:
         raise KeyboardInterrupt
@@ -187,8 +187,14 @@ def _job(composed: DictConfig, number: int, label: str | None) -> tuple[int, flo
 
 
 def _report(error: VideoliftError) -> int:
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    _print_error(f"{type(error).__name__}: {error}")
     return error.exit_code
+
+
+def _print_error(text: str) -> None:
+    from launchers.redaction import redacted_text
+
+    print(redacted_text(text), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import socket
 import subprocess
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,22 +24,34 @@ POLL_S = 1.0
 FAILED_GRACE_S = 30.0  # that the other hosts of a failed stage get to end
 
 
-def attach(command: Sequence[str], environment: Mapping[str, str], *, lifeline: bool = False) -> subprocess.Popen[str]:
+def attach(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    lifeline: bool = False,
+    secrets: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:
     """Start a process whose output can be followed.
 
     Args:
         lifeline: give it a stdin that reaches its end when this process dies, however that comes about.
+        secrets: written to its stdin as one line of JSON, where there are any.
     """
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command,
         env=environment,
-        stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL,
+        stdin=subprocess.PIPE if lifeline or secrets else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
     )
+    if secrets and process.stdin is not None:
+        with suppress(BrokenPipeError):  # it has ended, and says why
+            process.stdin.write(f"{json.dumps(dict(secrets))}\n")
+            process.stdin.flush() if lifeline else process.stdin.close()
+    return process
 
 
 class OnThisMachine(ABC):

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
 
 from launchers import docker
 from launchers.config import Backend, Mode
@@ -69,11 +68,11 @@ def before_building(recipe: Recipe) -> str | None:
 
 def index_problem(url: str | None) -> str | None:
     """Return why a package index cannot be used for building, None where it can."""
-    if url is None or "@" not in urlsplit(url).netloc:
+    if url is None or redacted_text(url) == url:
         return None
     return (
-        "backend.build.pip_index_url: has a user or password in it, which would stay readable in the image's history; "
-        "name a mirror that needs none, or download the wheels and say backend.build.wheels=FOLDER"
+        "backend.build.pip_index_url: has a user, password or token in it, which would stay readable in the image's "
+        "history; name a mirror that needs none, or download the wheels and say backend.build.wheels=FOLDER"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from launchers.base import Stage
 from launchers.config import PREDICT, Backend, Config
 from launchers.records import MODEL_OF_TAG
-from launchers.redaction import redacted_text
+from launchers.redaction import redacted_words
 from launchers.remote.s3 import is_s3
 from videolift.plan import to_plain
 
@@ -24,7 +24,7 @@ def alone(config: Config, stage: Stage) -> str:
     if config.backend.name == Backend.name and config.script.path is None:  # a script's input is gone with its job
         root = str(stage.workspace(stage.hosts[0], {}).root)
         return shlex.join(["python", "-m", "videolift.entry", "--root", root])
-    return redacted_text(shlex.join(["python", "run.py", *local_overrides(config, [stage.plan.stage])]))
+    return shlex.join(redacted_words(["python", "run.py", *local_overrides(config, [stage.plan.stage])]))
 
 
 def local_overrides(config: Config, stages: list[str]) -> list[str]:

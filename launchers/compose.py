@@ -35,6 +35,7 @@ from launchers import overrides as cli
 from launchers import schema
 from launchers.config import Config, register, to_object
 from launchers.config import problems as config_problems
+from launchers.redaction import redacted_text, redacted_word
 from launchers.repository import ROOT
 from launchers.schema import Mistake
 from launchers.sweeps.space import SPACE, Space, corners, read_space
@@ -280,7 +281,7 @@ def _with_file(mistake: Mistake, origins: Mapping[str, str], groups: cli.Groups)
         setting = schema.find(key)
         file = origins.get(key) or (f"{schema.shown_path(CONF / key)}/" if key in groups else None)
         file = file or (setting.file if setting else schema.sections().get(key))
-    return f"{mistake.where}: {mistake.what}" + (f" ({file})" if file else "")
+    return f"{redacted_word(mistake.where)}: {mistake.what}" + (f" ({file})" if file else "")
 
 
 def _compose_jobs(request: _Request) -> tuple[list[Job], list[str]]:
@@ -367,7 +368,7 @@ def _follows(problem: str, found: Iterable[Mistake]) -> bool:
 
 def _config_error(lines: list[str]) -> ConfigError:
     noun = "mistake" if len(lines) == 1 else "mistakes"
-    listed = "".join(f"\n  {_printable(line)}" for line in lines)
+    listed = "".join(f"\n  {_printable(redacted_text(line))}" for line in lines)
     return ConfigError(f"{len(lines)} {noun} in the configuration; nothing was run:{listed}")
 
 

@@ -291,12 +291,14 @@ def problems(config: Config) -> list[str]:
 
 
 def _own_problems(config: Config) -> Iterator[str]:
+    from launchers.script_secrets import literal_secrets
     from launchers.script_settings import script_problems
 
     yield from _action_problems(config)
     if config.script.path is None:
         yield from _stage_problems(config.stages)
     yield from script_problems(config)
+    yield from literal_secrets(config)
     for name in ("outputs", "name", "run"):
         value = getattr(config, name)
         if value is not None and not value.strip():

@@ -61,6 +61,7 @@ class Setup:
     isolated: bool = True
     memory_setting: str = "backend.train.memory"
     variables: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # given through stdin, which nothing shows
 
     @property
     def folder(self) -> Path:
@@ -115,6 +116,7 @@ def _inputs(setup: Setup, space: Workspace) -> dict[str, Path]:
 def _program(setup: Setup) -> list[str]:
     """Return the image and what it is to run: as SageMaker would, and with an eye on us."""
     words = [*(("train",) if setup.kind is Kind.training else ()), "--until-stdin-closes"]
+    words += ["--secrets-from-stdin"] if setup.secrets else []
     if not setup.ships_source:
         return [setup.image, *words]
     script = f"{next(iter(setup.spaces.values())).mount_point(CODE_CHANNEL)}/stage.py"
@@ -139,7 +141,7 @@ class ContainerJob(AttachedJob):
             job._create_network()
             for host, name in job._names.items():
                 command = run_arguments(setup, host, name, job._network)
-                job.add(host, attach(command, os.environ, lifeline=True))
+                job.add(host, attach(command, os.environ, lifeline=True, secrets=setup.secrets))
         except BaseException:
             job.close()
             raise

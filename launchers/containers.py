@@ -14,6 +14,7 @@ from launchers.config import Backend, Mode, Resources
 from launchers.container_job import ContainerJob, Setup, remove_left, remove_orphans
 from launchers.image import PURPOSES, Image, libraries_of, locked_versions, probe, source_of
 from launchers.machine import ALL_CORES, Threads, best_precision, thread_variables
+from launchers.script_secrets import values_of
 from videolift.errors import ConfigError
 from videolift.settings import Precision
 from videolift.workspace import Workspace
@@ -104,6 +105,7 @@ class ContainerBackend(OnThisMachine):
             gpus=self._settings.gpus if purpose == "train" else None,
             isolated=self._settings.network_isolation,
             variables=thread_variables(self._threads.of(stage)),
+            secrets=values_of(stage.plan.script.secrets, self._settings),
         )
 
     def _reference(self, purpose: str) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
-from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,18 +12,8 @@ from launchers.config import PREDICT
 from videolift.events import Event
 
 PLAIN_INTERVAL_S = 5.0
-PLAIN_WIDTH = 160  # characters
 SHORTEST_RATE_S = 0.5  # a rate over less time says nothing
 SHOWN_METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
-
-
-def new_console(file: TextIO | None = None) -> Console:
-    """Return a console for plain text, on stdout unless a file is given.
-
-    A file or a pipe has no width: wrapping there would cut ids and paths.
-    """
-    is_terminal = file is None and sys.stdout.isatty()
-    return Console(file=file, markup=False, highlight=False, width=None if is_terminal else PLAIN_WIDTH)
 
 
 class StageDisplay:

@@ -12,7 +12,7 @@ from launchers import actions, finished, predicting, report
 from launchers.backend_registry import find_backend
 from launchers.base import Detached
 from launchers.config import PREDICT, Action, Config, drawn
-from launchers.display import new_console
+from launchers.console import new_console
 from launchers.outputs import Outputs
 from launchers.planning import refuse_missing_inputs
 from launchers.preparing import Preparing, make_ready

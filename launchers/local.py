@@ -18,6 +18,7 @@ from launchers.config import Backend
 from launchers.machine import ALL_CORES, Threads, best_precision, has_cuda_libraries, thread_variables
 from launchers.repository import SOURCE
 from launchers.script_channels import Originals
+from launchers.script_secrets import values_of
 from videolift.provenance import library_versions
 from videolift.settings import Precision
 from videolift.workspace import Workspace
@@ -57,6 +58,7 @@ class LocalBackend(OnThisMachine):
         return {}
 
     def _start(self, stage: Stage, console: Console) -> LocalJob:
+        secrets = values_of(stage.plan.script.secrets, self._settings)
         if script_channels.is_of_script(stage):
             given = script_channels.lay_out(stage, console)
             spaces, job = given.spaces, LocalJob(stage, given.spaces, given.originals)
@@ -64,15 +66,18 @@ class LocalBackend(OnThisMachine):
             spaces = shares.lay_out(stage, shares.link)
             job = LocalJob(stage, spaces)
         for host, space in spaces.items():
-            job.add(host, self._start_host(space, thread_variables(self._threads.of(stage))))
+            job.add(host, self._start_host(space, thread_variables(self._threads.of(stage)), secrets))
         return job
 
-    def _start_host(self, space: Workspace, variables: Mapping[str, str]) -> subprocess.Popen[str]:
+    def _start_host(
+        self, space: Workspace, variables: Mapping[str, str], secrets: Mapping[str, str]
+    ) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "videolift.entry", "--root", str(space.root), "--parent", str(os.getpid())]
+        command += ["--secrets-from-stdin"] if secrets else []
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SM_")}
         ours = {"PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1", **variables}
         environment = {**inherited, **space.variables(), **ours}
-        return attach(command, environment)
+        return attach(command, environment, secrets=secrets) if secrets else attach(command, environment)
 
 
 class LocalJob(AttachedJob):

@@ -24,7 +24,7 @@ from launchers.config import PREDICT, SCRIPT
 from launchers.locking import take_lock
 from launchers.parity import PARITY_FILE
 from launchers.records import RunFolder, RunRecord, StageRecord, Status
-from launchers.redaction import redacted, redacted_text
+from launchers.redaction import redacted
 from videolift.errors import VideoliftError
 from videolift.events import Event, read
 from videolift.script_arguments import options, words_of
@@ -213,7 +213,7 @@ class Recording:
 
         fresh = {k: v for k, v in tags.items() if self._tags.get(k) != v}
         for batch in chunks(list(fresh.items()), MAX_PARAMS):
-            written = [RunTag(name_of(key), cut(redacted_text(value), MAX_TAG)) for key, value in batch]
+            written = [RunTag(name_of(key), cut(redacted(value, key), MAX_TAG)) for key, value in batch]
             self.client.log_batch(self.run_id, tags=written, synchronous=True)
         self._tags.update(fresh)
 
@@ -337,7 +337,7 @@ def flattened(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def params(config: dict[str, Any]) -> dict[str, str]:
     """Return settings as MLflow's params; ``config.yaml`` keeps whole what is too long for one."""
     texts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in flattened(config).items()}
-    return {name_of(k): cut(redacted_text(v), MAX_PARAM) for k, v in {**_script_options(config), **texts}.items()}
+    return {name_of(k): cut(redacted(v, k), MAX_PARAM) for k, v in {**_script_options(config), **texts}.items()}
 
 
 def _script_options(config: dict[str, Any]) -> dict[str, str]:

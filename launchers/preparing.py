@@ -27,6 +27,7 @@ from launchers.remote.cost import cost_problem
 from launchers.remote.s3 import Location, is_s3
 from launchers.remote.s3_data import Shadow, shadow
 from launchers.repository import SOURCE
+from launchers.script_secrets import missing_secrets
 from videolift.errors import ConfigError, DataError, StageError
 from videolift.manifest import Manifest, make_manifest
 from videolift.plan import digest_of, to_plain
@@ -94,6 +95,8 @@ class Preparing:
         config = replace(config, script=script)
         if config.stages != (stages := script_settings.stages_of(script)):
             raise ConfigError(f"stages: a run of a script has {' and '.join(stages)}, not {', '.join(config.stages)}")
+        if problems_found := missing_secrets(config):
+            raise ConfigError("\n".join(problems_found))
         backend = self._backend(config)
         data, manifest = config.data, Manifest((), (), "script")
         if script_settings.needs_data(script):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from launchers.script_secrets import secret_problems
 from videolift.errors import ConfigError
 from videolift.plan import to_plain
 from videolift.script_arguments import placeholders, words_of
@@ -63,6 +64,7 @@ def script_problems(config: Config) -> Iterator[str]:
     yield from _argument_problems(script)
     yield from _channel_problems(config)
     yield from _metric_problems(script.metrics)
+    yield from secret_problems(config)
     if script.exclude and script.source_dir is None:
         yield "script.exclude: is for script.source_dir; without it the file alone is sent"
     yield from _ignored(config)
@@ -73,7 +75,8 @@ def _argument_problems(script: Script) -> Iterator[str]:
         words_of(script.args)
     except ConfigError as error:
         yield str(error)
-    known = [*channels_of(script), *(c for c in (VIDEOS, ARRAYS) if c in channels_of(script).values()), *PATHS]
+    channels = channels_of(script)
+    known = [*channels, *(c for c in (VIDEOS, ARRAYS) if c in channels.values()), *PATHS, *script.secrets]
     for name in placeholders(script.args):
         if name not in known:
             there = ", ".join(f"{{{one}}}" for one in dict.fromkeys(known))

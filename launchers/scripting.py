@@ -307,6 +307,7 @@ def plan_script(
         requirements=source.requirements,
         channels={channel.name: channel.holds for channel in channels},
     )
+    # Neither the secrets nor where they come from: a new token makes no new result.
     determinants = {
         "source": source_digest(module_of("script")),
         "libraries": backend.libraries(name),

@@ -60,6 +60,7 @@ ROLE_ACTIONS: dict[tuple[str, str], tuple[str, ...]] = {
     ("logs", "CreateLogStream"): ("logs:CreateLogStream",),
     ("logs", "PutLogEvents"): ("logs:PutLogEvents",),
     ("monitoring", "PutMetricData"): ("cloudwatch:PutMetricData",),
+    ("secretsmanager", "GetSecretValue"): ("secretsmanager:GetSecretValue",),
 }
 # Asked for, and done without where it is refused: a notebook's role says itself what it is.
 TOLERATED = {"sagemaker:DescribeNotebookInstance", "sagemaker:DescribeDomain", "sagemaker:DescribeUserProfile"}
@@ -92,6 +93,7 @@ ROLE: dict[str, str] = {
     "logs:DescribeLogStreams": _JOB,
     "logs:PutLogEvents": _JOB,
     "cloudwatch:PutMetricData": _JOB,
+    "secretsmanager:GetSecretValue": "script.secrets; GetSecretValue, AWS Secrets Manager API reference",
     "ecr:GetAuthorizationToken": _JOB,
     "ecr:BatchCheckLayerAvailability": _JOB,
     "ecr:BatchGetImage": _JOB,
@@ -150,6 +152,7 @@ RESOURCES: dict[str, tuple[str, ...]] = {
     "iam:PassRole": _ROLE,
     "servicequotas:ListServiceQuotas": (),
     "cloudwatch:PutMetricData": (),
+    "secretsmanager:GetSecretValue": (r"secretsmanager:[\w-]+:\w+:secret:.+",),
     "ecr:GetAuthorizationToken": (),
     "ecr:DescribeRepositories": _REPOSITORY,
     "ecr:CreateRepository": _REPOSITORY,
@@ -280,6 +283,8 @@ def _arn(action: str, resource: str, policy: Policy) -> str | None:
     """Return the ARN of what a recorded call is about, None where the record does not say."""
     if not RESOURCES.get(action) or not resource:
         return None
+    if resource.startswith("arn:"):
+        return resource
     partition, region, account = _place(policy)
     service = action.partition(":")[0]
     kind = "training-job" if "Training" in action else "processing-job"

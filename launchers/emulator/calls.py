@@ -48,7 +48,7 @@ S3_ACTIONS = {
 # What a request's body names, the first that is there.
 NAMES = (
     *("TrainingJobName", "ProcessingJobName", "ResourceArn", "logGroupName", "repositoryName", "RoleName", "RoleArn"),
-    *("QuotaCode", "ServiceCode"),
+    *("QuotaCode", "ServiceCode", "SecretId"),
 )
 
 

@@ -23,6 +23,7 @@ class HostPlan:
     environment: Mapping[str, str]
     network: str = ""  # what the job's hosts share, as `HostKind.open_network` named it
     addresses: Mapping[str, str] = field(default_factory=dict)
+    aws_config: str = ""  # the configuration file of AWS by which the job acts as its role; where processes are hosts
 
 
 class Host(Protocol):

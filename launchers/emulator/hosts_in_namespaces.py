@@ -111,6 +111,8 @@ class NamespaceHosts:
         below, home = own / f"{plan.name}.opt", own / f"{plan.name}.home"
         for folder in (below, home):
             folder.mkdir(exist_ok=True)
+        (home / ".aws").mkdir(exist_ok=True)
+        (home / ".aws" / "config").write_text(plan.aws_config, encoding="utf-8")
         return NamespaceHost(
             _enclosed(
                 *("/bin/sh", "-c", PREPARE, "host", str(plan.folder), str(hosts), plan.name, str(below), _installed()),

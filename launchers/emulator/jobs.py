@@ -21,7 +21,7 @@ from launchers.emulator.emulated import Emulated
 from launchers.emulator.hosts import HostPlan
 from launchers.emulator.logs import ACCOUNT, LogStream
 from launchers.emulator.round import Outcome, Round
-from launchers.emulator.store import MissingObjects, UploadFailed, changed, join
+from launchers.emulator.store import MissingObjects, UploadFailed, changed, join, role_config
 
 REASON_LIMIT = 1024  # characters of FailureReason and ExitMessage
 SYNC_S = 1.0  # between two uploads of what a running job has written
@@ -176,6 +176,7 @@ class Job(ABC):
                     },
                     network=network,
                     addresses=addresses,
+                    aws_config=role_config(self.world.endpoint, self.region),
                 )
                 for host in self.hosts
             ]

@@ -13,6 +13,14 @@ ROLE_KEY = "ASIAEMULATEDJOBROLE0"
 ADDRESS = re.compile(r"s3://([^/]+)/?(.*)", re.DOTALL)
 
 
+def role_config(endpoint: str, region: str) -> str:
+    """Return the AWS configuration by which a job acts as its role; the service gives it at an address of its own."""
+    return (
+        f"[default]\nregion = {region}\nendpoint_url = {endpoint}\n"
+        f"aws_access_key_id = {ROLE_KEY}\naws_secret_access_key = of-the-emulator\n"
+    )
+
+
 class MissingObjects(Exception):
     """There is nothing at an address of S3."""
 

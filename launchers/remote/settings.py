@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 
 from launchers.config import Backend, Mode, PreprocessJob, Resources, TrainJob, Where
-from launchers.redaction import redacted_text
+from launchers.redaction import redacted
 from launchers.remote import instances, partition
 from videolift.workspace import Kind
 
@@ -30,7 +30,6 @@ MAX_SUBNETS, MAX_SECURITY_GROUPS = 16, 5
 
 VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|(?:API|ACCESS|PRIVATE)_?KEY", re.IGNORECASE)
 ROLE_NAME = re.compile(r"/?(?:[\w+=,.@-]+/)*[\w+=,.@-]{1,64}", re.ASCII)
 KMS_KEY = re.compile(
     r"(?:arn:(?P<partition>aws[a-z-]*):kms:[a-z0-9-]+:\d{12}:)?"
@@ -193,8 +192,11 @@ def _environment_problems(backend: Backend) -> Iterator[str]:
             yield f"backend.environment: {name!r} is no variable's name; it has letters, digits and _"
         elif name in CREDENTIALS:
             yield f"backend.environment: {name} would show in the console; jobs get their permissions from backend.role"
-        elif SECRET_NAME.search(name) or redacted_text(value) != value:
-            yield f"backend.environment: {name} looks like a secret, and would show in the console; no job needs one"
+        elif redacted(value, name) != value:
+            yield (
+                f"backend.environment: {name} looks like a secret, and would show in the console. Only a script of "
+                "your own is given secrets (script.secrets)"
+            )
         elif len(name) > longest or len(value) > longest:
             yield f"backend.environment: {name[:40]} is too long; a name and a value have at most {longest} characters"
 

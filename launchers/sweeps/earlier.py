@@ -16,7 +16,7 @@ from launchers.config import Config, Resume
 from launchers.outputs import Outputs
 from launchers.preparing import Prepared
 from launchers.records import Status
-from launchers.redaction import redacted_text
+from launchers.redaction import redacted_words
 from launchers.scripting import absolute, moved, source_place
 from launchers.sweeps.frozen import FOLDER as CODE
 from launchers.sweeps.frozen import run_from
@@ -50,7 +50,7 @@ def new_record(
     return SweepRecord(
         id=sweep_id(identities, _chosen_by(checked, config) if sampled else None),
         name=config.name or _name(checked, jobs, typed),
-        command=[redacted_text(text) for text in typed],
+        command=redacted_words(typed),
         experiment=config.tracking.experiment,
         metric=config.sweep.metric,
         goal=config.sweep.better,
@@ -65,7 +65,7 @@ def new_record(
 def alone(overrides: Sequence[str], parameters: Container[str], typed: Sequence[str]) -> list[str]:
     """Return what makes a child by itself, as it was typed but for what differs between children; without secrets."""
     common = [text for text in typed if _key(text) not in parameters and _key(text).split(".")[0] not in OF_SWEEPS]
-    return [redacted_text(text) for text in (*common, *(t for t in overrides if _key(t) in parameters))]
+    return redacted_words([*common, *(t for t in overrides if _key(t) in parameters)])
 
 
 def _key(override: str) -> str:
@@ -87,7 +87,7 @@ def _name(checked: Checked, jobs: Sequence[Job], typed: Sequence[str]) -> str:
     if checked.space is not None:
         return f"{config.sweep.name}: {' '.join(checked.space.distributions)}"
     differs = {key for job in jobs for key in job.parameters}
-    return redacted_text(" ".join(text for text in typed if _key(text) in differs)) or "sweep"
+    return " ".join(redacted_words([text for text in typed if _key(text) in differs])) or "sweep"
 
 
 def find(

@@ -130,7 +130,7 @@ class ParentRun:
         from mlflow.entities import Metric, RunTag
 
         values = {name_of(key): value for key, value in metrics.items()}
-        texts = {name_of(key): cut(redacted_text(text), MAX_TAG) for key, text in tags.items()}
+        texts = {name_of(key): cut(redacted(text, key), MAX_TAG) for key, text in tags.items()}
         new_values = {key: value for key, value in values.items() if self._metrics.get(key) != value}
         new_texts = {key: text for key, text in texts.items() if self._tags.get(key) != text}
         now_ms = int(time.time() * 1000)
@@ -145,7 +145,7 @@ class ParentRun:
     def _write_params(self, params: dict[str, str]) -> None:
         from mlflow.entities import Param
 
-        wanted = {name_of(key): cut(redacted_text(text), MAX_PARAM) for key, text in params.items()}
+        wanted = {name_of(key): cut(redacted(text, key), MAX_PARAM) for key, text in params.items()}
         new = {key: text for key, text in wanted.items() if key not in self._params}
         changed = [f"{k}: {self._params[k]} -> {t}" for k, t in wanted.items() if self._params.get(k, t) != t]
         for batch in chunks(list(new.items()), MAX_PARAMS):

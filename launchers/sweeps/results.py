@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from launchers.config import Goal
 from launchers.mlflow_store import cut
-from launchers.redaction import redacted_text
+from launchers.redaction import redacted, redacted_text, redacted_words
 from launchers.sweeps.measured import SHOWN
 from launchers.sweeps.record import Child, State, SweepRecord
 
@@ -103,7 +103,7 @@ def best_command(record: SweepRecord) -> str | None:
 
 def own_command(child: Child) -> str:
     """Return what one types to make a child's run alone."""
-    return shlex.join(["python", "run.py", *(_unquoted(redacted_text(word)) for word in child.overrides)])
+    return shlex.join(["python", "run.py", *map(_unquoted, redacted_words(child.overrides))])
 
 
 def _unquoted(override: str) -> str:
@@ -116,7 +116,7 @@ def _unquoted(override: str) -> str:
 
 def same_command(record: SweepRecord) -> str:
     """Return what one types to go on with a sweep."""
-    words = [redacted_text(word) for word in record.command if word not in ("-m", "--multirun")]
+    words = redacted_words([word for word in record.command if word not in ("-m", "--multirun")])
     return shlex.join(["python", "run.py", "-m", *words])
 
 
@@ -150,7 +150,8 @@ def to_html(record: SweepRecord, link: Link) -> str:
 
 
 def _row(child: Child, parameters: Sequence[str], others: Sequence[str]) -> list[Cell]:
-    cells: list[Cell] = [child.number, child.state.value, *(child.parameters.get(key) for key in parameters)]
+    values = (redacted(child.parameters.get(key), key) for key in parameters)
+    cells: list[Cell] = [child.number, child.state.value, *values]
     cells += [child.value, child.epoch, *(child.metrics.get(key) for key in others)]
     cells += [minutes(child), child.host or None, child.run, one_line(child.error) or None]
     return [redacted_text(cell) if isinstance(cell, str) else cell for cell in cells]

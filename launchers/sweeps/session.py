@@ -11,13 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from launchers.compose import check, told_apart
-from launchers.display import new_console
+from launchers.console import new_console
 from launchers.experiment import Place, close_dead
+from launchers.mlflow_store import plain_yaml
 from launchers.overrides import quote
 from launchers.preparing import make_ready
 from launchers.records import CHILD_TAG, DETACHED, DETACHED_TAG, SWEEP_TAG, RunFolder, RunRecord, Status, is_detached
-from launchers.redaction import redacted_text
+from launchers.redaction import redacted
 from launchers.running import Run
 from launchers.sweeps import earlier, planned
 from launchers.sweeps.asked import Asked
@@ -252,7 +255,8 @@ class Session:
         self.folder.save(record)
         hydras_file = self.folder.path / "multirun.yaml"
         if hydras_file.is_file():  # it holds what was typed
-            hydras_file.write_text(redacted_text(hydras_file.read_text(encoding="utf-8")), encoding="utf-8")
+            typed = yaml.safe_load(hydras_file.read_text(encoding="utf-8"))
+            hydras_file.write_text(plain_yaml(redacted(typed)), encoding="utf-8")
         if self._parent is not None:
             self._parent.close(record)
         print_results(self._console, record, best_command(record), self.folder)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from launchers.base import Pruned
 from launchers.config import Goal, OnFailure, Sweep
-from launchers.redaction import redacted_text
+from launchers.redaction import redacted_words
 from launchers.sweeps.record import DONE, Child, State, SweepRecord
 from launchers.sweeps.source import Ready
 from launchers.sweeps.space import Choices, Distribution, IntRange, Space, Value
@@ -336,7 +336,7 @@ class StudySource:
         child = next((known for known in record.children if known.trial == asked.number), None)
         if child is None:
             label = " ".join(f"{key}={value}" for key, value in asked.parameters.items())
-            overrides = [redacted_text(text) for text in asked.overrides]
+            overrides = redacted_words(asked.overrides)
             child = Child(len(record.children), label, asked.parameters, "", overrides, trial=asked.number)
             record.children.append(child)
         child.state, child.exit_code = State.failed, error.exit_code

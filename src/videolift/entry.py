@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from videolift.job import Job, Stop, die_with, stop_when_stdin_closes
 from videolift.manifest import Manifest
 from videolift.plan import MANIFEST_FILE, PLAN_FILE, SOURCE_FOLDER, Plan, read_plan
 from videolift.provenance import module_of
+from videolift.script_secrets import given_on_stdin
 from videolift.workspace import CONTAINER_ROOT, Workspace, find_workspace
 
 STAGES = ("preprocess", "train", "evaluate", "visualize", "predict", "script", "preprocess-script")
@@ -45,11 +47,13 @@ def main() -> int:
     parser.add_argument("--stage", choices=STAGES, help="of a job of several stages: run this one only")
     parser.add_argument("--parent", type=int, help="process id of the launcher: stop when it is gone")
     parser.add_argument("--until-stdin-closes", action="store_true", help="stop at the end of stdin, as at SIGTERM")
+    parser.add_argument("--secrets-from-stdin", action="store_true", help="read a script's secrets, a line of JSON")
     arguments = parser.parse_args()
     stop = Stop()
     stop.listen()
     if arguments.parent:
         die_with(arguments.parent, signal.SIGTERM)
+    secrets = given_on_stdin() if arguments.secrets_from_stdin else {}
     if arguments.until_stdin_closes:
         stop_when_stdin_closes()
     try:
@@ -61,7 +65,7 @@ def main() -> int:
         stages = _stages_of(workspace)
         if stages and arguments.stage is None:
             return _run_each(workspace, stages, stop)
-        return _run_one(_of_stage(workspace, stages, arguments.stage) if stages else workspace, stop)
+        return _run_one(_of_stage(workspace, stages, arguments.stage) if stages else workspace, stop, secrets)
     except Exception as error:
         return _told(workspace, error)
 
@@ -134,7 +138,7 @@ def _of_stage(workspace: Workspace, stages: list[str], stage: str) -> Workspace:
     return replace(workspace.of_stage(stage), channels=channels)
 
 
-def _run_one(workspace: Workspace, stop: Stop) -> int:
+def _run_one(workspace: Workspace, stop: Stop, secrets: Mapping[str, str]) -> int:
     """Run a stage, say how it ended, and return the exit code."""
     workspace.failure_file.unlink(missing_ok=True)  # of an earlier try
     workspace.create_results()
@@ -142,7 +146,7 @@ def _run_one(workspace: Workspace, stop: Stop) -> int:
     events = Events(workspace.events_file, workspace.host, stage=plan.stage)
     code, reason = 0, ""
     try:
-        _run(workspace, plan, events, stop)
+        _run(workspace, plan, events, stop, secrets)
     except Stopped as stopped:
         print(stopped, flush=True)
         code = STOPPED_EXIT_CODE
@@ -155,7 +159,7 @@ def _run_one(workspace: Workspace, stop: Stop) -> int:
     return code
 
 
-def _run(workspace: Workspace, plan: Plan, events: Events, stop: Stop) -> None:
+def _run(workspace: Workspace, plan: Plan, events: Events, stop: Stop, secrets: Mapping[str, str]) -> None:
     orders = workspace.channel("plan")
     manifest = Manifest.from_json((orders / MANIFEST_FILE).read_text(encoding="utf-8"))
     if manifest.digest != plan.manifest_digest:
@@ -167,7 +171,7 @@ def _run(workspace: Workspace, plan: Plan, events: Events, stop: Stop) -> None:
     module = module_of(plan.stage)
     if (orders / SOURCE_FOLDER).is_dir() and module != "script":
         sys.path.insert(0, str(orders / SOURCE_FOLDER))
-    importlib.import_module(f"videolift.{module}").run(Job(workspace, plan, manifest, events, stop))
+    importlib.import_module(f"videolift.{module}").run(Job(workspace, plan, manifest, events, stop, secrets))
 
 
 def _write_failure(file: Path, reason: str) -> None:

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
@@ -52,6 +53,7 @@ class Job:
     manifest: Manifest
     events: Events
     stop: Stop = field(default_factory=Stop)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)  # that the launcher gave, by name
 
 
 def die_with(parent: int, number: signal.Signals) -> None:

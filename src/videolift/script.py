@@ -44,6 +44,7 @@ from videolift.script_files import (
 )
 from videolift.script_output import Line, Lines, Numbers
 from videolift.script_requirements import inherited, make_environment, requirements_of
+from videolift.script_secrets import Mask, masking, values_of
 from videolift.settings import Script
 from videolift.sysmetrics import sampled
 from videolift.workspace import Kind
@@ -72,10 +73,11 @@ def run(job: Job) -> None:
         job.events.message(f"installing what {file.name} names")
         python, given = make_environment(space.scratch / ENVIRONMENT, file, file.parent), inherited(of_venv=True)
     job.stop.check()
-    words = filled(words_of(script.args), places(job, work))
-    given |= {"PYTHONUNBUFFERED": "1", **variables(job, work, words)}
+    secrets = values_of(script.secrets, job.secrets, space.scratch)
+    words = filled(words_of(script.args), {**places(job, work), **secrets})
+    given |= {"PYTHONUNBUFFERED": "1", **variables(job, work, words), **secrets}
     remember(space)
-    ended = _Child(job, [str(python), str(script.path), *words], work, given).follow()
+    ended = _Child(job, [str(python), str(script.path), *words], work, given, masking(secrets.values())).follow()
     _collect(job, finished=not (ended.code or job.stop.requested))
     if ended.code and not job.stop.requested and space.kind is Kind.training:
         keep_model(space)
@@ -155,10 +157,10 @@ class _Ended:
 class _Child:
     """A script under way."""
 
-    def __init__(self, job: Job, command: list[str], work: Path, given: Mapping[str, str]) -> None:
+    def __init__(self, job: Job, command: list[str], work: Path, given: Mapping[str, str], mask: Mask) -> None:
         self._job = job
         self._numbers = Numbers(job.plan.script.metrics)
-        self._lines = Lines()
+        self._lines = Lines(mask)
         self._last: deque[str] = deque(maxlen=1)
         self._passed_on = 0.0
         self._log_left = MAX_LOG

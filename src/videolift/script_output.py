@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from videolift.script_secrets import NOTHING_HIDDEN, Mask
+
 ENDS = re.compile(r"[\n\r\x08]+")  # a bar is drawn over by going back
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 EPOCH = re.compile(r"\s*Epoch (?P<epoch>\d+)/(?P<epochs>\d+)\s*")
@@ -40,18 +42,23 @@ class Line(NamedTuple):
 
 
 class Lines:
-    """Cuts bytes into lines, in whatever pieces they come. Empty ones are left out, and so are colours."""
+    """Cuts bytes into lines, in whatever pieces they come. Empty ones are left out, and so are colours.
 
-    def __init__(self) -> None:
+    Args:
+        mask: hides secrets, wherever pieces of the output begin and end.
+    """
+
+    def __init__(self, mask: Mask = NOTHING_HIDDEN) -> None:
+        self._mask = mask
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
 
     def feed(self, content: bytes) -> Iterator[Line]:
         """Yield the lines that are complete now."""
-        self._rest += self._decoder.decode(content)
+        self._rest = self._mask(self._rest + self._decoder.decode(content))
         while True:
             end = ENDS.search(self._rest)
-            if end is None and len(self._rest) <= MAX_LINE:
+            if end is None and len(self._rest) <= MAX_LINE + self._mask.longest:
                 return
             if end is not None and end.end() == len(self._rest) and "\n" not in end[0]:
                 return  # more of it may be on its way
@@ -62,7 +69,7 @@ class Lines:
 
     def end(self) -> Iterator[Line]:
         """Yield what is left when nothing more comes."""
-        rest, self._rest = self._rest + self._decoder.decode(b"", final=True), ""
+        rest, self._rest = self._mask(self._rest + self._decoder.decode(b"", final=True)), ""
         yield from (Line(COLOURS.sub("", text)) for text in ENDS.split(rest) if text)
 
 

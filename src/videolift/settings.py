@@ -170,6 +170,7 @@ class Script:
     exclude: list[str] = field(default_factory=list)  # patterns of files and folders of source_dir to leave out
     # Channel -> videos (of data.root), arrays (what preprocessing makes), a folder, or s3://...; none: {train: videos}
     channels: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)  # variable of the script -> one of this shell, or an ARN
     metrics: dict[str, str] = field(default_factory=dict)  # metric -> regular expression with one group, its value
 
 

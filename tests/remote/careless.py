@@ -25,6 +25,7 @@ SECRETS = {
     "DATABASE_PASSWORD": "canary3databasepassword",
     "profile": "canary4secretofaprofile",
     "tracking": "canary5trackingpassword",
+    "script": "canary6/secret of a script",
 }
 USER = "tracker"
 IN_SHELL = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "DATABASE_PASSWORD")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from launchers.emulator.client import Emulator
+from tests import iam
 from tests.emulators import BUCKET, Account
 from tests.mlflow_server import free_port
 from tests.remote.careless import MISTAKEN, SECRETS, Careless, Day, a_day, forms, job_names
@@ -150,6 +153,55 @@ def test_after_checks_that_fail(account: Account, user: Careless, trouble: str) 
     assert "tracking.uri: http://***@127.0.0.1" in text
     assert ("have expired" if trouble == "expired" else "there is no bucket") in text
     refuse_secrets(user, account)
+
+
+LOGS_IN = """
+import argparse, hashlib, os, pathlib, sys
+parser = argparse.ArgumentParser()
+parser.add_argument("--api-key")
+parser.add_argument("--out")
+key = parser.parse_args().api_key
+print("logs in with", os.environ["API_KEY"], "as", os.environ["USER_NAME"])
+pathlib.Path(sys.argv[-1], "digest").write_text(hashlib.sha256(key.encode()).hexdigest() + os.environ["API_KEY"][:2])
+"""
+
+
+@pytest.mark.parametrize("stage", ["train", "preprocess"])
+def test_a_job_reads_the_secrets_of_a_script_by_itself(
+    user: Careless, account: Account, tmp_path: Path, stage: str
+) -> None:
+    stored = json.dumps({"key": SECRETS["script"], "user": "somebody"})
+    manager = account.client("secretsmanager")
+    arn = manager.create_secret(Name=f"videolift/{stage}", SecretString=stored)["ARN"]
+    (user.cwd / "login.py").write_text(LOGS_IN)
+    (user.cwd / "in").mkdir()
+    (user.cwd / "in" / "a").touch()
+    before, started = set(job_names(account.emulator)), time.time()
+    settings = [one for one in user.settings if one.startswith("backend")]
+    user.settings = [*settings, "script.path=login.py", f"script.stage={stage}", "script.channels.train=in"]
+    user.settings += ["script.args=--api-key {API_KEY} --out {output_dir}"]
+    user.settings += [f"script.secrets.API_KEY={arn}:key::", f"script.secrets.USER_NAME={arn}:user::"]
+    user.run()
+    jobs = tuple(name for name in job_names(account.emulator) if name not in before)
+    digest = next(user.cwd.glob("outputs/cache/*-*/**/digest"))
+    assert digest.read_text() == hashlib.sha256(SECRETS["script"].encode()).hexdigest() + SECRETS["script"][:2]
+    log = next(user.cwd.glob("outputs/cache/*-*/**/script.log"))
+    assert log.read_text() == "logs in with *** as ***\n"
+    refuse_secrets(user, account, jobs)
+    calls = [call for call in account.emulator.calls(of_role=True) if call["time"] >= started]
+    assert "GetSecretValue" in {call["operation"] for call in calls}
+    assert iam.check(calls, iam.filled(iam.JOB_ROLE, bucket=BUCKET)) == []
+
+
+def test_a_secret_that_a_job_may_not_read_is_told(user: Careless, account: Account) -> None:
+    arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:videolift/nobodys-AbCdEf"
+    (user.cwd / "login.py").write_text(LOGS_IN)
+    user.settings = [one for one in user.settings if one.startswith("backend")]
+    (user.cwd / "in").mkdir()
+    (user.cwd / "in" / "a").touch()
+    script = ("script.path=login.py", "script.channels.train=in", f"script.secrets.API_KEY={arn}", "tracking=none")
+    text = user.run(*script, code=5).text
+    assert f"script.secrets.API_KEY: the job cannot read {arn}" in text and "docs/iam/job-role.json" in text
 
 
 def test_a_secret_is_no_variable_of_a_job(user: Careless) -> None:

@@ -50,7 +50,8 @@ PASSWORD = "geheim0815"
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> list[str]:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("MY_PASSWORD", PASSWORD)
     source = tmp_path / "project"
     source.mkdir()
     (source / "odd name.py").write_text(SCRIPT)
@@ -62,12 +63,13 @@ def settings(tmp_path: Path) -> list[str]:
     (tmp_path / "in put" / "a.txt").write_text("a")
     return [
         *("script.path=odd name.py", "script.source_dir=project", "script.channels.training=in put"),
+        "script.secrets.DB_PASSWORD=MY_PASSWORD",
         *(r"script.metrics.f1=f1 = (\S+)", "script.metrics.f2=f1 = (n\\w+)"),
     ]
 
 
 def args(how: str) -> str:
-    return f"script.args={how} --in {{training}} --out {{model_dir}} --db 'redis://me:{PASSWORD}@host/x y'"
+    return f"script.args={how} --in {{training}} --out {{model_dir}} --db 'redis://me:{{DB_PASSWORD}}@host/x y'"
 
 
 def test_a_script_finds_what_sagemaker_gives_it_and_all_of_it_is_recorded(tmp_path: Path, settings: list[str]) -> None:
@@ -101,13 +103,11 @@ def test_a_script_finds_what_sagemaker_gives_it_and_all_of_it_is_recorded(tmp_pa
     with sqlite3.connect(tmp_path / "outputs" / "mlflow.db") as database:
         params = dict(database.execute("SELECT key, value FROM params").fetchall())
         assert database.execute("SELECT name FROM runs").fetchall() == [("odd name",)]
-    assert params["script.out"] == "{model_dir}" and params["script.db"] == "redis://***@host/x y"
-    # What an address holds is neither printed nor recorded.
+    assert params["script.out"] == "{model_dir}" and params["script.db"] == "redis://me:{DB_PASSWORD}@host/x y"
+    # A secret is neither printed nor recorded, but by the script itself.
     assert PASSWORD not in plan.text + ended.text
-    recorded = [file for file in (tmp_path / "outputs" / "runs").rglob("*") if file.is_file()]
-    assert [file for file in recorded if PASSWORD in file.read_text()] == [
-        file for file in recorded if file.name == "plan.json"
-    ]
+    recorded = [file for file in (tmp_path / "outputs").rglob("*") if file.is_file()]
+    assert {file.name for file in recorded if PASSWORD.encode() in file.read_bytes()} == {"told.json"}
 
 
 def test_a_script_that_fails_shows_its_own_traceback(tmp_path: Path, settings: list[str]) -> None:
@@ -162,3 +162,47 @@ def test_a_sweep_over_arguments_is_compared_by_what_the_script_prints(tmp_path: 
     assert "score 0.5" in ended.out  # of the better one, at its last step
     (record,) = (json.loads(file.read_text()) for file in tmp_path.glob("outputs/sweeps/*/sweep.json"))
     assert [(child["value"], child["epoch"]) for child in record["children"]] == [(1.0, 2), (0.5, 2)]
+
+
+LEAKY = """
+import argparse, json, os, sys, time
+parser = argparse.ArgumentParser()
+parser.add_argument("--api-key")
+args = parser.parse_args()
+secret = os.environ["API_KEY"]
+assert args.api_key == secret
+print("key:", secret, "sent as ?key=" + secret.replace("/", "%2F"))
+for piece in ("in two p", "ieces: " + secret[:4], secret[4:] + "\\n"):
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+    time.sleep(0.05)
+print("x" * 16380 + secret + " loss = 0.5")
+print("Namespace(" + repr(secret) + ")")
+raise SystemExit("cannot log in with " + secret if "--fail" in os.environ.get("HOW", "") else 0)
+"""
+
+
+KEY = "/".join(("geheim", "0815"))  # in no source, which a record may have changes of
+
+
+def test_what_a_script_prints_of_its_secrets_is_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train.py").write_text(LEAKY)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").touch()
+    settings = ["script.path=train.py", "script.channels.train=in", "script.args=--api-key {API_KEY}"]
+    settings += ["script.secrets={API_KEY: MY_KEY}", r"script.metrics.loss=loss = (\S+)"]
+    monkeypatch.setenv("HOW", "--fail")
+    failed = runs.run(*settings, cwd=tmp_path, code=5, MY_KEY=KEY)
+    assert "cannot log in with ***" in failed.err
+    monkeypatch.delenv("HOW")
+    runs.run(*settings, cwd=tmp_path, MY_KEY=KEY)
+    (log,) = tmp_path.glob("outputs/cache/script-*/hosts/algo-1/output/data/script.log")
+    told = log.read_text().splitlines()
+    assert told[0] == "key: *** sent as ?key=***" and told[1] == "in two pieces: ***" and told[-1] == "Namespace('***')"
+    files = [file for file in (tmp_path / "outputs").rglob("*") if file.is_file()]
+    assert [file for file in files if KEY.encode() in file.read_bytes()] == []
+    # Another value, from another place, is no other result.
+    again = [one.replace("MY_KEY", "NEW_KEY") for one in settings]
+    assert "script: cached" in runs.run(*again, cwd=tmp_path, NEW_KEY="another").out
+    missing = runs.run(*settings, "seed=1", cwd=tmp_path, code=2)
+    assert "script.secrets.API_KEY: the variable that it names is not set in this shell" in missing.err

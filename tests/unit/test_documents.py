@@ -53,3 +53,12 @@ def test_the_mistakes_that_the_readme_shows_are_what_is_printed() -> None:
     with pytest.raises(ConfigError) as error:
         check(shlex.split(shown.group(1)))
     assert str(error.value) == "\n".join(line.removeprefix("    ") for line in shown.group(2).splitlines())
+
+
+def test_the_rejected_secret_that_the_guide_for_scripts_shows_is_what_is_printed() -> None:
+    text = (ROOT / "docs" / "migrate.md").read_text(encoding="utf-8")
+    shown = re.search(r"    python run.py (.*)\n\n<!-- printed by the command above -->\n((?:    .*\n)+)", text)
+    assert shown
+    with pytest.raises(ConfigError) as error:
+        check(shlex.split(shown.group(1)))
+    assert str(error.value) == "\n".join(line.removeprefix("    ") for line in shown.group(2).splitlines())

@@ -68,7 +68,7 @@ def test_resources_are_those_of_videolift(name: str) -> None:
         r"arn:aws:logs:.*:log-group:/aws/sagemaker/(Training|Processing)Jobs:(\*|log-stream:videolift-\*)"
     )
     own = re.compile(
-        r"arn:aws:(s3:::BUCKET/videolift/\*|.*:(\w+-job|repository)/videolift-\*|iam::ACCOUNT:role/videolift-job)"
+        r"arn:aws:(s3:::BUCKET/videolift/\*|.*:secret:videolift/\*|.*:(\w+-job|repository)/videolift-\*|iam::ACCOUNT:role/videolift-job)"
     )
     for one in (one for one in iam.statements(iam.read_policy(name)) if one["Resource"] != "*"):
         for arn in one["Resource"]:
