@@ -258,6 +258,17 @@ def in_gbk(path: Path, text: str) -> Path:
     return path
 
 
+def title_in_gbk(path: Path) -> Path:
+    """Give an AVI a title as Chinese Windows writes it: a list INFO with an INAM in GBK."""
+    title = "视频".encode("gbk") + b"\0\0"
+    info = struct.pack("<4sI4s4sI", b"LIST", 12 + len(title), b"INFO", b"INAM", len(title)) + title
+    content = path.read_bytes()
+    movie = content.index(b"movi") - 8
+    riff = struct.pack("<4sI", b"RIFF", len(content) - 8 + len(info))
+    path.write_bytes(riff + content[8:movie] + info + content[movie:])
+    return path
+
+
 def truncate(path: Path, share: float = 0.5) -> Path:
     """Cut a file off."""
     data = path.read_bytes()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import keras
 import numpy as np
 
 from videolift.errors import TrainingError
+from videolift.npy import BadArray, arrays_of, names_of, read_array, read_header
 from videolift.parts import write_npz
 from videolift.plan import from_plain, to_plain
 
@@ -53,7 +56,7 @@ def restore(folder: Path, network: keras.Model) -> Progress:
     """Put a saved state into the network and return its progress; a fresh start where there is none.
 
     Raises:
-        TrainingError: if the checkpoint is of another network.
+        TrainingError: if the checkpoint is damaged or of another network.
     """
     return restore_from(read(folder), network, folder / CHECKPOINT_FILE)
 
@@ -71,20 +74,20 @@ def restore_from(content: bytes, network: keras.Model, file: Path) -> Progress:
         file: where it was, for the message.
 
     Raises:
-        TrainingError: if the checkpoint is of another network.
+        TrainingError: if the checkpoint is damaged or of another network.
     """
     if not content:
         return Progress()
     state = _state(network)
-    with np.load(io.BytesIO(content)) as saved:
-        fits = len(saved.files) == len(state) + 1 and all(
-            saved[f"v{i}"].shape == tuple(v.shape) for i, v in enumerate(state)
+    with _readable(file), arrays_of(io.BytesIO(content)) as saved:
+        fits = len(names_of(saved)) == len(state) + 1 and all(
+            read_header(saved, f"v{i}").shape == tuple(v.shape) for i, v in enumerate(state)
         )
         if not fits:
             raise TrainingError(f"{file}: is a checkpoint of another network; delete it to train from the start")
         for i, variable in enumerate(state):
-            variable.assign(saved[f"v{i}"])
-        return from_plain(Progress, json.loads(str(saved["progress"])))
+            variable.assign(read_array(saved, f"v{i}"))
+        return from_plain(Progress, json.loads(str(read_array(saved, "progress"))))
 
 
 def save_best(folder: Path, network: keras.Model) -> None:
@@ -92,8 +95,16 @@ def save_best(folder: Path, network: keras.Model) -> None:
 
 
 def restore_best(folder: Path, network: keras.Model) -> None:
-    with np.load(folder / BEST_FILE) as saved:
-        network.set_weights([saved[f"w{i}"] for i in range(len(saved.files))])
+    with _readable(folder / BEST_FILE), arrays_of(folder / BEST_FILE) as saved:
+        network.set_weights([read_array(saved, f"w{i}") for i in range(len(names_of(saved)))])
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except BadArray as error:
+        raise TrainingError(f"{file}: {error}; delete it to train from the start") from error
 
 
 def _state(network: keras.Model) -> list[keras.Variable]:

@@ -19,6 +19,7 @@ from keras import layers
 
 from videolift.files import ALL_MEMBERS, HISTORY_FILE, MODEL_FILE
 from videolift.job import Job
+from videolift.loadable import refuse_unloadable
 from videolift.model_folder import write_model_folder
 from videolift.models import load_builder
 from videolift.plan import MEMBER_CHANNEL, SOURCE_FOLDER
@@ -39,6 +40,7 @@ def run(job: Job) -> None:
     with sampled(job):
         history = _history(job, members, val)
     network = average(members)
+    refuse_unloadable(network, model, workspace.channel("plan") / SOURCE_FOLDER, workspace.scratch)
     job.events.metric("parameters", network.count_params())
     if len(val):
         job.events.metrics(history[-1])

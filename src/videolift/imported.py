@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from videolift.errors import DataError, PartError
+from videolift.errors import DataError
 from videolift.manifest import Clip
-from videolift.npz import resolve_axes
-from videolift.parts import Entry, Pixels, map_member
+from videolift.npy import arrays_of, map_array, read_array, read_header
+from videolift.npz import readable, resolve_axes
+from videolift.parts import Entry, Pixels
 from videolift.settings import Data, Preprocess
 
 ROWS_AT_ONCE = 256
@@ -23,7 +24,7 @@ class ArrayReader:
     Values may be 0..255 of any type, or 0..1 floats, which are scaled by 255 and rounded.
 
     Raises:
-        DataError: if ``X`` has other values.
+        DataError: if the file cannot be read, or ``X`` has other values.
     """
 
     def __init__(self, folder: Path, data: Data, p: Preprocess) -> None:
@@ -46,11 +47,11 @@ class ArrayReader:
 
 
 def _open(file: Path) -> npt.NDArray[Any]:
-    try:
-        return map_member(file, "X")
-    except PartError:  # compressed: there is no way but reading it whole
-        with np.load(file) as arrays:
-            return np.asarray(arrays["X"])
+    with readable(file), arrays_of(file) as archive:
+        header = read_header(archive, "X")
+        if header.offset is None:  # compressed: there is no way but reading it whole
+            return read_array(archive, "X")
+        return map_array(file, header)
 
 
 def _scale(file: Path, x: npt.NDArray[Any]) -> float:

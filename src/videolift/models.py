@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import keras
 from keras import layers
+from keras.src.saving.serialization_lib import SafeModeScope, in_safe_mode  # Keras has no public way
 
 from videolift.errors import ConfigError
 from videolift.settings import ORIGINALS, Model
 
 Shape = tuple[int, int, int, int]
 Layer = Callable[[Any], Any]
-SHOWN_REASON = 120  # characters of what Keras says
 
 
 def build(model: Model, shape: Shape, classes: int, source: Path | None = None) -> keras.Model:
@@ -37,7 +37,9 @@ def build(model: Model, shape: Shape, classes: int, source: Path | None = None) 
         ConfigError: if the builder cannot be loaded, or gives something that does not map clips to class probabilities.
     """
     if model.builder:
-        network = load_builder(model.builder, source)(shape, classes, **model.args)
+        make = load_builder(model.builder, source)
+        with _registering_nothing():
+            network = make(shape, classes, **model.args)
         return _checked(network, model.builder, shape, classes)
     originality = {"original": model.original} if model.name in ORIGINALS else {}
     return BUILT_IN[model.name](shape, classes, dropout=model.dropout, **originality)
@@ -282,6 +284,19 @@ def load_builder(builder: str, source: Path | None = None) -> Callable[..., Any]
         ) from error
 
 
+@contextmanager
+def _registering_nothing() -> Iterator[None]:
+    """Forget afterwards what was registered with Keras meanwhile: whoever loads a model imports the source only."""
+    known = keras.saving.get_custom_objects()
+    before = dict(known)
+    try:
+        with SafeModeScope(in_safe_mode()):
+            yield
+    finally:
+        known.clear()
+        known.update(before)
+
+
 def load_network(file: Path, builder: str | None, source: Path) -> keras.Model:
     """Return a trained network, not compiled.
 
@@ -301,7 +316,7 @@ def _checked(network: Any, builder: str, shape: Shape, classes: int) -> keras.Mo
     if not isinstance(network, keras.Model):
         raise ConfigError(f"model.builder={builder}: returned {type(network).__name__}, not a keras.Model")
     if not hasattr(network, "inputs"):
-        network = _with_input(network, builder, shape)
+        network = _with_input(network, shape)
     if tuple(network.input_shape) != (None, *shape) or tuple(network.output_shape) != (None, classes):
         raise ConfigError(
             f"model.builder={builder}: maps {network.input_shape} to {network.output_shape}, "
@@ -310,20 +325,7 @@ def _checked(network: Any, builder: str, shape: Shape, classes: int) -> keras.Mo
     return network
 
 
-def _with_input(network: keras.Model, builder: str, shape: Shape) -> keras.Model:
-    """Give clips to a network that does not say what it takes, as one with a call() of its own.
-
-    Raises:
-        ConfigError: if Keras could not load it once it is saved, which is when its training is over.
-    """
-    try:
-        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(network))
-    except Exception as error:  # of any kind: its class is the user's own
-        reason = textwrap.shorten(str(error), SHOWN_REASON, placeholder=" ...") or type(error).__name__
-        raise ConfigError(
-            f"model.builder={builder}: {type(network).__name__} could not be loaded once it is saved ({reason}); give "
-            "it @keras.saving.register_keras_serializable() and get_config(), or build it with "
-            "keras.Model(inputs, outputs) or keras.Sequential"
-        ) from error
+def _with_input(network: keras.Model, shape: Shape) -> keras.Model:
+    """Give clips to a network that does not say what it takes, as one with a call() of its own."""
     clip = keras.Input(shape, dtype="uint8", name="clip")
     return keras.Model(clip, network(clip), name=network.name)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
-from videolift.errors import DataError
+from videolift.errors import REMEDIES, DataError
 from videolift.listing import Entry, Listing, lines_of
+from videolift.npy import BadArray, Header, arrays_of, names_of, read_array, read_header, read_rows
 from videolift.settings import Data
 
 
 def npz_shape(path: Path) -> tuple[int, ...]:
     """Return the shape of X in an .npz file from its header, without reading the pixels."""
-    return _header(path)[0]
+    with readable(path), arrays_of(path) as archive:
+        return _header_of_x(archive, path).shape
 
 
 def resolve_axes(shape: Sequence[int], axes: str = "auto") -> str:
@@ -52,12 +52,15 @@ def resolve_axes(shape: Sequence[int], axes: str = "auto") -> str:
 def list_rows(data: Data) -> Listing:
     """List the rows of ``data.npz``; classes keep the order of Y's indices, those without a row left out."""
     path = Path(data.npz or "").expanduser()
-    shape, itemsize = _header(path)
-    resolve_axes(shape, data.axes)
-    with _readable(path), np.load(path, allow_pickle=False) as arrays:
-        labels, width = _label_indices(arrays["Y"], path)
-    if len(labels) != shape[0]:
-        raise DataError(f"{path}: X has {shape[0]} rows but Y has {len(labels)}. Save them together again.")
+    with readable(path), arrays_of(path) as archive:
+        x = _header_of_x(archive, path)
+        resolve_axes(x.shape, data.axes)
+        y = read_header(archive, "Y").shape
+        if y[:1] != x.shape[:1]:
+            raise DataError(
+                f"{path}: X has {x.shape[0]} rows but Y has {y[0] if y else 'one'}. Save them together again."
+            )
+        labels, width = _label_indices(read_array(archive, "Y"), path)
     names = {label: str(label) for label in sorted(set(labels))}
     if data.classes:
         lines = [line for _, line in lines_of(Path(data.classes).expanduser(), "data.classes")]
@@ -67,7 +70,7 @@ def list_rows(data: Data) -> Listing:
                 f"classes of Y in {path}. Write one different name a line, in the order of Y's indices."
             )
         names = {label: lines[label] for label in names}
-    size = int(np.prod(shape[1:], dtype=np.int64)) * itemsize
+    size = x.nbytes // len(labels)
     ids = [f"row-{row:06d}" for row in range(len(labels))]
     entries = [Entry(ids[row], names[label], None, path, size, row=row) for row, label in enumerate(labels)]
     return Listing(tuple(names.values()), tuple(entries))
@@ -79,20 +82,9 @@ def row_digests(path: Path) -> list[bytes]:
     Raises:
         DataError: the file cannot be read as one.
     """
-    with _readable(path), zipfile.ZipFile(path) as archive, archive.open("X.npy") as file:
-        shape, by_column, dtype = _array_header(file)
-        size = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
-        if not by_column:
-            return [hashlib.sha256(_exactly(file, size)).digest() for _ in range(shape[0])]
-    with _readable(path), np.load(path, allow_pickle=False) as arrays:
-        return [hashlib.sha256(row.tobytes()).digest() for row in arrays["X"]]
-
-
-def _exactly(file: IO[bytes], size: int) -> bytes:
-    content = file.read(size)
-    if len(content) < size:
-        raise EOFError("X ends before its last row")
-    return content
+    with readable(path), arrays_of(path) as archive:
+        _header_of_x(archive, path)
+        return [hashlib.sha256(row).digest() for row in read_rows(path, archive, "X")]
 
 
 def _label_indices(y: Any, path: Path) -> tuple[list[int], int]:
@@ -109,35 +101,30 @@ def _label_indices(y: Any, path: Path) -> tuple[list[int], int]:
     return indices.tolist(), int(y.shape[1] if y.ndim == 2 else indices.max() + 1)
 
 
-def _header(path: Path) -> tuple[tuple[int, ...], int]:
-    """Return shape and bytes an element of X in an .npz file."""
-    with _readable(path), zipfile.ZipFile(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-        lacking = [key for key in ("X", "Y") if key not in names]
-        if lacking:
-            raise DataError(
-                f"{path}: no array {' and no array '.join(lacking)}; it has {', '.join(names) or 'none'}. Save it with "
-                "numpy.savez(path, X=clips, Y=labels)."
-            )
-        with archive.open("X.npy") as file:
-            shape, _, dtype = _array_header(file)
-    if dtype.kind not in "biuf":
-        raise DataError(f"{path}: X is {dtype}, not numbers. Save it again as one array of uint8 or float32.")
-    return shape, dtype.itemsize
-
-
-def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, whether it is stored column by column, and type of the array that begins here."""
-    # Version 3 differs from 2 in the encoding of field names only, which plain arrays do not have.
-    read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-    return read(file)
+def _header_of_x(archive: zipfile.ZipFile, path: Path) -> Header:
+    names = names_of(archive)
+    lacking = [key for key in ("X", "Y") if key not in names]
+    if lacking:
+        raise DataError(
+            f"{path}: no array {' and no array '.join(lacking)}; it has {', '.join(names) or 'none'}. Save it with "
+            "numpy.savez(path, X=clips, Y=labels)."
+        )
+    header = read_header(archive, "X")
+    if header.dtype.kind not in "biuf":
+        raise DataError(f"{path}: X is {header.dtype}, not numbers. Save it again as one array of uint8 or float32.")
+    return header
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Raise DataError, which names the file, where it cannot be read."""
     try:
         yield
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataError(f"{path}: no such file. data.npz names it; say data.npz=FILE.") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        raise DataError(f"{path}: not a readable .npz file ({error}). Make it again with numpy.savez.") from error
+        raise DataError(f"{path}: no such file. data.npz names it; set data.npz=FILE.") from error
+    except OSError as error:
+        if error.errno in REMEDIES:
+            raise
+        raise DataError(f"{path}: cannot be read ({error.strerror}). Copy it to a disk that can be read.") from error
+    except BadArray as error:
+        raise DataError(f"{path}: {error}. Make it again with numpy.savez(path, X=clips, Y=labels).") from error

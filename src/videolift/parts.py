@@ -15,7 +15,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 from videolift.errors import DataError, PartError
+from videolift.npy import BadArray, arrays_of, map_array, read_header
 from videolift.plan import from_plain, to_plain
 from videolift.settings import CHANNELS, BadVideo, Preprocess
 
@@ -34,6 +34,7 @@ INDEX_FILE = "index.jsonl"
 PART_BYTES = 32 << 20  # of X; bounds the memory of a writer
 OPEN_PARTS = 256  # mapped at a time: each holds a file descriptor, of which a process has 1,024 by default
 STRIDE_WINDOWS = 64  # of a video, assumed where preprocess.stride leaves their number open
+CLIP_AXES = 5  # row, frame, height, width, channel
 PART_CLIPS = 256  # at most, so that a killed run loses little
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a ZIP file can tell
 UNIX = 3  # "version made by" in a ZIP file
@@ -195,22 +196,32 @@ class Rows:
 
     def of(self, entry: Entry) -> Pixels:
         """Return uint8 (window, frame, height, width, channel)."""
-        return self._part(entry.part)[entry.start : entry.stop]
+        return self._part(entry.part, entry.stop)[entry.start : entry.stop]
 
     def gather(self, rows: npt.NDArray[np.int64]) -> Pixels:
         """Return uint8 (row, frame, height, width, channel) for rows given as (part, row in part), in that order."""
         out = np.empty((len(rows), *self._part(int(rows[0, 0])).shape[1:]), np.uint8)
         for number in np.unique(rows[:, 0]):
             chosen = rows[:, 0] == number
-            out[chosen] = self._part(int(number))[rows[chosen, 1]]
+            out[chosen] = self._part(int(number), int(rows[chosen, 1].max()) + 1)[rows[chosen, 1]]
         return out
 
-    def _part(self, number: int) -> Pixels:
+    def _part(self, number: int, count: int = 0) -> Pixels:
+        """Return X of a part.
+
+        Raises:
+            PartError: if it cannot be read, is no array of clips, or has less than ``count`` rows, which its index has.
+        """
         pixels = self._maps.pop(number, None)
         if pixels is None:
             if len(self._maps) == OPEN_PARTS:
                 self._maps.pop(next(iter(self._maps)))
             pixels = map_member(self.folder / part_name(number), "X")
+        if pixels.dtype != np.uint8 or pixels.ndim != CLIP_AXES or len(pixels) < count:
+            raise PartError(
+                f"{self.folder / part_name(number)}: array X is {pixels.shape} of {pixels.dtype}, not {count} or more "
+                "rows of clips in uint8; delete the folder to make it again"
+            )
         self._maps[number] = pixels
         return pixels
 
@@ -218,29 +229,17 @@ class Rows:
 def map_member(file: Path, name: str) -> Pixels:
     """Map one array of an uncompressed .npz.
 
-    The layout is that of a ZIP local file header (APPNOTE 4.3.7: 30 bytes, then name and extra field) before an .npy.
-
     Raises:
         PartError: if the file is missing, damaged, compressed or has no such array.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
-            info = archive.getinfo(f"{name}.npy")
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise PartError(f"{file}: {name} is compressed, parts are not; delete the folder to make it again")
-        with file.open("rb") as f:
-            f.seek(info.header_offset + 26)
-            name_length, extra_length = struct.unpack("<HH", f.read(4))
-            f.seek(info.header_offset + 30 + name_length + extra_length)
-            version = npy.read_magic(f)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, fortran, dtype = read(f)
-            offset = f.tell()
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, struct.error) as error:
+        with arrays_of(file) as archive:
+            header = read_header(archive, name)
+        if header.offset is None:
+            raise BadArray(f"array {name} is compressed, parts are not")
+        return map_array(file, header)
+    except (OSError, BadArray) as error:
         raise PartError(f"{file}: not a readable part ({error}); delete the folder to make it again") from error
-    if 0 in shape:
-        return np.empty(shape, dtype)
-    return np.memmap(file, dtype, "r", offset, shape, "F" if fortran else "C")
 
 
 def merge(folders: Sequence[Path], clips: Sequence[str], p: Preprocess, target: Path) -> list[Entry]:

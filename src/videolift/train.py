@@ -31,6 +31,7 @@ from videolift.events import read
 from videolift.files import HISTORY_FILE, RESULT_FILE
 from videolift.job import Job
 from videolift.layers import layers_in, refuse_missing_layers
+from videolift.loadable import refuse_unloadable
 from videolift.model_folder import write_model_folder
 from videolift.models import build
 from videolift.parts import frame_shape
@@ -98,6 +99,9 @@ def _train(job: Job, team: _Team | None) -> None:
     with team.strategy.scope() if team else nullcontext():
         network = _network(job, leads)
         _refuse_missing_layer(job, network)
+    if leads:  # alone: what a strategy computes takes all hosts
+        refuse_unloadable(network, job.plan.model, job.workspace.channel("plan") / SOURCE_FOLDER, job.workspace.scratch)
+    with team.strategy.scope() if team else nullcontext():
         compile_network(network, job.plan.model)
         progress = _restored(job, network, team)
     if progress.epoch and leads:

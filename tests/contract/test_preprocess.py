@@ -104,7 +104,7 @@ def test_a_killed_worker_is_a_clear_error_and_no_hang(tmp_path: Path, quick: lis
     entry.children()[-1].kill()
     ended = runs.wait(process)
     assert ended.code == 5, ended.text
-    assert "a worker process was killed while it read " in ended.err
+    assert "a worker process was killed" in ended.err
 
 
 def test_a_bad_video_stops_the_run_by_name_and_may_be_left_out(tmp_path: Path, quick: list[str], videos: Path) -> None:

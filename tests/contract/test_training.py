@@ -39,6 +39,12 @@ PREPROCESS = "stages=[preprocess]"
 TRAIN = "stages=[preprocess,train]"
 
 
+WITH_LAMBDA = """import keras
+    layers = [keras.layers.Lambda(lambda x: x / 255, name="half"), keras.layers.Flatten()]
+    layers.append(keras.layers.Dense(classes, activation="softmax"))
+    return keras.Sequential([keras.Input(shape, dtype="uint8"), *layers])"""
+
+
 def wait_for_epoch(process: subprocess.Popen[str], cwd: Path, under_way: UnderWay, epoch: int) -> None:
     while process.poll() is None:
         for file in under_way.files(cwd, "train", "events-*.jsonl"):
@@ -138,6 +144,7 @@ def test_divergence_stops_with_a_clear_error(tmp_path: Path, quick: list[str]) -
     [
         ("return 3", 2, "returned int, not a keras.Model"),
         ("raise ZeroDivisionError('my own mistake')", 5, "ZeroDivisionError: my own mistake"),
+        (WITH_LAMBDA, 2, "could not be loaded once it is saved: layer half (Lambda): "),
     ],
 )
 def test_a_users_model_that_fails_is_told_with_its_reason(
@@ -146,6 +153,7 @@ def test_a_users_model_that_fails_is_told_with_its_reason(
     (tmp_path / "mine.py").write_text(f"def build(shape, classes):\n    {body}\n")
     ended = runs.run(*quick, TRAIN, "model.builder=mine.py:build", cwd=tmp_path, code=code)
     assert message in ended.err
+    assert ("loss", 1) not in runs.metrics(runs.records(tmp_path)[0], "train")  # it did not begin
 
 
 def test_a_users_model_trains_with_its_arguments(tmp_path: Path, quick: list[str]) -> None:

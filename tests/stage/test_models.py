@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -13,11 +14,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.saving.serialization_lib import SafeModeScope
 
 from benchmarks.models import millions, multiply_adds, row, sizes
+from videolift import checkpoint
 from videolift.ensemble import average
-from videolift.errors import ConfigError
+from videolift.errors import ConfigError, TrainingError
 from videolift.layers import layers_of, refuse_missing_layers
+from videolift.loadable import refuse_unloadable
 from videolift.models import build, load_network
 from videolift.opened import Closed, Opened
 from videolift.settings import LOSSES, MODELS, OPTIMIZERS, ORIGINALS, Model, Visualize
@@ -329,6 +333,101 @@ def test_a_users_model_that_says_nothing_of_its_input_is_given_clips(tmp_path: P
         build(own(tmp_path, built="Net(classes + 1)"), SMALL, 3, tmp_path)
 
 
+LAYERS = """
+import keras
+
+{top}
+
+def build(shape, classes):
+{inside}
+    clip = keras.Input(shape, dtype="uint8")
+    x = {layer}(keras.layers.Rescaling(1 / 255)(clip))
+    x = keras.layers.Dense(classes, activation="softmax")(keras.layers.Flatten()(x))
+    return keras.Model(clip, x)
+"""
+SCALE = """
+@keras.saving.register_keras_serializable("own")
+class Scale(keras.layers.Layer):
+    def __init__(self, by=1.0, **options):
+        super().__init__(**options)
+        self.by = by
+
+    def call(self, x):
+        return x * self.by
+
+    def get_config(self):
+        return {configuration}
+"""
+LAMBDA = "keras.layers.Lambda(lambda x: x / 2, name='half')"
+FORGETFUL = SCALE.format(configuration="super().get_config()")
+COMPLETE = SCALE.format(configuration='{**super().get_config(), "by": self.by}')
+UNSAFE = "keras.config.enable_unsafe_deserialization()"
+NOISE = """
+@keras.saving.register_keras_serializable("own")
+class Noise(keras.layers.Layer):
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x))
+"""
+
+
+def indented(text: str) -> str:
+    return "".join(f"    {line}\n" for line in text.splitlines())
+
+
+def with_layer(folder: Path, layer: str, top: str = "", inside: str = "") -> Model:
+    (folder / "own_net.py").write_text(LAYERS.format(top=top, inside=indented(inside), layer=layer))
+    return Model(builder="own_net.py:build")
+
+
+def show_loadable(model: Model, folder: Path) -> None:
+    network = build(model, SMALL, 3, folder)
+    state = random.getstate()
+    refuse_unloadable(network, model, folder, folder / "scratch")
+    assert random.getstate() == state
+    assert not list((folder / "scratch").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("layer", "top", "inside", "named"),
+    [
+        (LAMBDA, "", "", r"half \(Lambda\)"),
+        (LAMBDA, "", UNSAFE, r"half \(Lambda\)"),  # which evaluate does not hear of
+        (f"keras.layers.TimeDistributed({LAMBDA})", "", "", r"half \(Lambda\)"),
+        (
+            "keras.Sequential([keras.layers.Dense(4, activation=own)])",
+            "def own(x):\n    return x / 2",
+            "",
+            r"dense\S* ",
+        ),
+        ("keras.layers.Dense(4, activation=lambda x: x / 2)", "", "", r"dense\S* \(Dense\)"),
+        ("Scale(0.5)", "", COMPLETE, r"scale\S* \(Scale\)"),  # registered when it is built, not when it is loaded
+        ("Scale(0.5)", COMPLETE.replace("@", "# @"), "", r"scale\S* \(Scale\)"),
+        ("Scale(0.5)", COMPLETE.replace("return {", "raise NotImplementedError  # {"), "", r"scale\S* \(Scale\)"),
+        ("Scale(0.5)", COMPLETE.replace('"by":', '"times":'), "", r"scale\S* \(Scale\)"),
+    ],
+)
+def test_a_layer_that_could_not_be_loaded_is_named_before_it_is_trained(
+    layer: str, top: str, inside: str, named: str, tmp_path: Path
+) -> None:
+    told = rf"model.builder=own_net.py:build: the network could not be loaded once it is saved: layer {named}.*Replace"
+    with pytest.raises(ConfigError, match=told):
+        show_loadable(with_layer(tmp_path, layer, top, inside), tmp_path)
+
+
+def test_a_layer_that_would_be_another_one_is_named_before_it_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gives other probabilities.*get_config\(\).*scale\S* \(Scale\)$"):
+        show_loadable(with_layer(tmp_path, "Scale(0.5)", FORGETFUL), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("layer", "top"),
+    [("Scale(0.5)", COMPLETE), (LAMBDA, UNSAFE), ("Noise()", NOISE), ("keras.layers.Dropout(0.5)", "")],
+)
+def test_what_can_be_loaded_is_trained(layer: str, top: str, tmp_path: Path) -> None:
+    with SafeModeScope(None):
+        show_loadable(with_layer(tmp_path, layer, top), tmp_path)
+
+
 @pytest.mark.parametrize(("decorator", "built"), [("", "Net(classes)"), (REGISTERED, "Bare(classes)")])
 def test_a_users_model_that_could_not_be_loaded_is_refused_before_it_is_trained(
     decorator: str, built: str, tmp_path: Path
@@ -337,9 +436,26 @@ def test_a_users_model_that_could_not_be_loaded_is_refused_before_it_is_trained(
     with (tmp_path / "own_net.py").open("a") as file:
         bare = "class Bare(Net):\n    def get_config(self):\n        raise NotImplementedError('cannot be')\n"
         file.write(f"{REGISTERED.replace('own', 'bare')}\n{bare}")
-    told = r"model.builder=own_net.py:build: (Net|Bare) could not be loaded once it is saved \(.+\); give it @keras"
+    told = r"model.builder=own_net.py:build: the network could not be loaded .*: layer \S+ \((Net|Bare)\): .+; give"
     with pytest.raises(ConfigError, match=told):
-        build(model, SMALL, 3, tmp_path)
+        show_loadable(model, tmp_path)
+
+
+@pytest.mark.usefixtures("bfloat16")
+@pytest.mark.parametrize("name", MODELS)
+def test_our_own_models_can_be_loaded(name: str, tmp_path: Path) -> None:
+    show_loadable(Model(name=name), tmp_path)
+
+
+def test_a_damaged_checkpoint_is_one_clear_error(tmp_path: Path) -> None:
+    network = build(Model(), SMALL, 2)
+    compile_network(network, Model())
+    checkpoint.save(tmp_path, network, checkpoint.Progress(epoch=3))
+    assert checkpoint.restore(tmp_path, network).epoch == 3
+    file = tmp_path / checkpoint.CHECKPOINT_FILE
+    file.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(TrainingError, match=r"checkpoint\.npz: not a readable .*; delete it to train from the start"):
+        checkpoint.restore(tmp_path, network)
 
 
 @pytest.mark.parametrize("name", MODELS)
