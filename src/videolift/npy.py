@@ -19,7 +19,6 @@ from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 from numpy.lib import format as npy
 
 HEADER_BYTES = 1 << 16  # at most, of an array's header; numpy's own have 128
@@ -94,6 +93,8 @@ def read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     Raises:
         BadArray: as :func:`read_header`; or there is not enough memory for it, or its bytes are damaged.
     """
+    import psutil  # which whoever only looks at headers does not need
+
     header = read_header(archive, name)
     free = psutil.virtual_memory().available
     if header.nbytes > free:
