@@ -48,7 +48,7 @@ test: setup ## all tests
 	$(call each,unit stage contract sweeps e2e remote containers)
 
 test-unit: setup
-	$(BIN)/pytest tests/unit -n 2 --session-timeout=300
+	$(BIN)/pytest tests/unit -n 2 --session-timeout=600
 
 test-stage: setup
 	$(BIN)/pytest tests/stage -n 2 --dist loadfile --no-loadscope-reorder --timeout=600 --session-timeout=1500
