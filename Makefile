@@ -4,7 +4,7 @@ OUTPUTS ?= outputs
 PORT ?= 5000
 VENV := .venv
 BIN := $(VENV)/bin
-ENVIRONMENT := $(PYTHON) tools/environment.py
+ENVIRONMENT := $(PYTHON) launchers/environment.py
 UV = "$$($(ENVIRONMENT) uv)"
 # An environment that somebody else made may have no videolift in it, or that of another checkout.
 ifneq ($(shell test -L $(VENV) || { test -e $(VENV) && ! test -e $(VENV)/.ready; } && echo theirs),)
@@ -31,7 +31,7 @@ ui: setup ## MLflow UI on loopback over outputs/mlflow.db
 lint: setup ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src launchers tools run.py
+	$(BIN)/mypy src launchers run.py
 
 format: setup
 	$(BIN)/ruff check --fix .

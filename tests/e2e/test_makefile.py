@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
+from launchers import environment
 from tests.containers import skip_without
 from tests.mlflow_server import free_port
 from tests.runs import REPOSITORY
 from tests.waiting import HANG_S, wait_until
-from tools import environment
 
 CLEAN = {name: os.environ[name] for name in ("PATH", "HOME")}
 
@@ -123,9 +123,9 @@ def test_the_emulator_of_the_demo_starts() -> None:
 
 
 def test_format_formats(tmp_path: Path) -> None:
-    for name in ("Makefile", "pyproject.toml", "requirements.lock", "tools"):
-        copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
-        copy(REPOSITORY / name, tmp_path / name)
+    (tmp_path / "launchers").mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "launchers/environment.py"):
+        shutil.copy(REPOSITORY / name, tmp_path / name)
     (tmp_path / ".venv").symlink_to(environment.VENV)
     (tmp_path / "odd.py").write_text("import sys\nimport os\nprint( os,sys )\n")
     make("format", folder=tmp_path)

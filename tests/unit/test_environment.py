@@ -63,8 +63,8 @@ def checkout(tmp_path: Path) -> Checkout:
 
 
 def copy_to(root: Path) -> None:
-    (root / "tools").mkdir(parents=True)
-    for name in ("Makefile", "pyproject.toml", "tools/environment.py"):
+    (root / "launchers").mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "launchers/environment.py"):
         shutil.copy(REPOSITORY / name, root / name)
     (root / "requirements.lock").write_text("numpy==2.4.0\n")
 
@@ -231,8 +231,8 @@ def test_clean_removes_what_make_made(checkout: Checkout) -> None:
 
 
 def test_a_python_that_is_too_old_is_named(checkout: Checkout) -> None:
-    text = (checkout.root / "tools/environment.py").read_text()
-    (checkout.root / "tools/environment.py").write_text(
+    text = (checkout.root / "launchers/environment.py").read_text()
+    (checkout.root / "launchers/environment.py").write_text(
         text.replace('PYTHONS = ("3.11", "3.12")', 'PYTHONS = ("3.9",)')
     )
     assert "videolift runs on 3.9. Set PYTHON: make setup PYTHON=python3.9" in checkout.make("setup", code=2)
@@ -241,7 +241,7 @@ def test_a_python_that_is_too_old_is_named(checkout: Checkout) -> None:
 
 def test_the_pythons_are_those_of_the_project() -> None:
     assert 'requires-python = ">=3.11,<3.13"' in (REPOSITORY / "pyproject.toml").read_text()
-    assert 'PYTHONS = ("3.11", "3.12")' in (REPOSITORY / "tools/environment.py").read_text()
+    assert 'PYTHONS = ("3.11", "3.12")' in (REPOSITORY / "launchers/environment.py").read_text()
 
 
 # pytest that remembers what it was to test, and fails where the name says so.

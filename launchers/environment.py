@@ -1,6 +1,6 @@
 """Makes .venv what the lock file says, and never touches an environment that somebody else made.
 
-    python tools/environment.py setup | clean | uv
+    python launchers/environment.py setup | clean | uv
 
 Runs before anything is installed, so it needs the standard library only.
 """
