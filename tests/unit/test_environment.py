@@ -204,7 +204,7 @@ def test_an_environment_that_somebody_made_by_hand_is_never_changed(checkout: Ch
 def test_from_such_an_environment_this_checkout_is_run(checkout: Checkout, tmp_path: Path) -> None:
     checkout.venv.symlink_to(complete(tmp_path / "other"))
     for name in ("src/videolift", "launchers"):
-        (checkout.root / name).mkdir(parents=True)
+        (checkout.root / name).mkdir(parents=True, exist_ok=True)
         (checkout.root / name / "__init__.py").touch()
     (checkout.root / "launchers" / "ui.py").write_text("import videolift\nprint('of', videolift.__file__)\n")
     assert f"of {checkout.root}/src/videolift/__init__.py" in checkout.make("ui")
