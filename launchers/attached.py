@@ -138,7 +138,8 @@ class AttachedJob(ABC):
     def put_away(self) -> None:
         """Keep what a script wrote, however it ended, and remove the copies that it was given; for ended processes."""
         for stage in self.stages:
-            script_channels.clear(stage.folder)
+            if script_channels.is_of_script(stage):
+                script_channels.clear(stage.folder)
 
     def stop(self, grace_s: float) -> None:
         threading.Thread(target=self._stop, args=(grace_s,), daemon=True).start()

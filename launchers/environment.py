@@ -62,6 +62,7 @@ def setup(*, any_python: bool) -> None:
     if (reason := stale(recorded, wanted)) is not None:
         print(f"make: {reason}", flush=True)
         make_environment()
+        wanted["python"] = version()  # it is made with this one, whatever was recorded
     elif recorded != wanted:
         install_project()
     else:

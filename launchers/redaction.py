@@ -28,13 +28,18 @@ VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # of a shell; a secret that was type
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _SECRET_WORD = re.compile(
-    r".*(?:password|passwd|passphrase|secret|apikey)s?|credentials?|(?:access|secret|private|account)keys?"
-    r"|(?:access|api|auth|bearer|oauth|refresh|session)?token|authorization|jwt"
+    r".*(?:password|passwd|passphrase|passcode|secret|apikey)s?|(?:my)?pwd|credentials?|(?:access|secret|private|account)keys?"
+    r"|(?:access|api|auth|bearer|gh|hf|oauth|refresh|session)?token|authorization|jwt"
 )
 _KEYS = {"api", "access", "private", "secret", "account", "auth", "signing", "encryption"}  # before "key"
-_NO_SECRET_TOKENS = {"bos", "cls", "eos", "mask", "pad", "sep", "special", "unk"}  # before "token": a language model's
+# Before "token": those of language and video models.
+_NO_SECRET_TOKENS = {
+    *("bos", "class", "cls", "dist", "distillation", "eos", "global", "mask", "pad", "patch", "per", "prompt", "query"),
+    *("register", "sep", "spatial", "special", "temporal", "tube", "unk", "use", "video"),
+}
 # Last words of names of what a secret, or a token of a model, is described by.
 _ABOUT = {
+    *("aggregation", "drop", "labeling", "selection"),
     *("arn", "count", "dim", "dims", "dropout", "embedding", "embeddings", "file", "folder", "kind", "len", "length"),
     *("level", "limit", "max", "mean", "merging", "min", "mixer", "mixing", "mode", "name", "names", "num", "number"),
     *("path", "pool", "pooling", "rate", "ratio", "reduction", "shape", "size", "type", "types", "uri", "url"),
@@ -59,15 +64,16 @@ _REFERENCE = re.compile(rf"{_POINTER}|\((?:\?P<\w+>|\?:)?[\\\[.].*", re.DOTALL) 
 _REFERENCE_IN_TEXT = re.compile(rf"(?:{_POINTER})(?=[\s{re.escape(_CLOSERS)}]|$)")
 _ARN = re.compile(r"arn:aws[a-z-]*:\S+")
 
-_ADDRESS = re.compile(r"(?P<quote>[\"'])?[A-Za-z][A-Za-z0-9+.-]*://(?P<run>\S*)")
+# A scheme has a bound: without one, a long run of letters takes quadratic time.
+_ADDRESS = re.compile(r"(?P<quote>[\"'])?[A-Za-z][A-Za-z0-9+.-]{0,30}://(?P<run>\S*)")
 _AUTHORITY = re.compile(r"[^/?#]*")
 _HOST_AND_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*)(?P<rest>:(?P<port>.*))?", re.DOTALL)
-_NEXT_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_NEXT_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://")
 _QUERY = re.compile(r"(?<=[?&#;])(?P<name>[\w.%-]+)=(?P<value>[^&\s]*)")
 _NAME = r"[^\W\d][\w.-]*"
 _PAIR = re.compile(
     rf"(?<![\w.$-])(?:--(?P<option>{_NAME})[ \t]+(?=\S)"
-    rf"|(?P<dashes>-{{0,2}})(?P<name>{_NAME})(?P<quote>\\*[\"'])?(?P<mark>[ \t]*(?:=>?(?![=~])|:)[ \t]*))"
+    rf"|(?P<dashes>-{{0,2}})(?P<name>{_NAME})(?P<quote>\\*[\"'])?\]?(?P<mark>[ \t]*(?:=>?(?![=~])|:)[ \t]*))"
 )
 _WORD_PAIR = re.compile(rf"(?P<before>[-+~]*(?P<name>{_NAME})=)(?P<value>.*)", re.DOTALL)
 _OPTION = re.compile(rf"--?(?P<name>{_NAME})")
@@ -85,8 +91,13 @@ def redacted(value: Any, name: str = "") -> Any:
     if isinstance(value, dict):
         return _redacted_mapping(value, name)
     if isinstance(value, (list, tuple)):
-        of_words = not is_secret_name(name) and all(isinstance(item, str) for item in value)
-        return redacted_words(value) if of_words else [redacted(item, name) for item in value]
+        if is_secret_name(name):
+            return [redacted(item, name) for item in value]
+        words = redacted_words([str(item) for item in value])
+        return [
+            word if isinstance(item, (str, int, float)) and word != str(item) else redacted(item, name)
+            for item, word in zip(value, words, strict=True)
+        ]
     if value is None or isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return value
     if _is_hidden(name, str(value)):

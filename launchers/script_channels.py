@@ -160,6 +160,8 @@ def _can_be_cloned(dealt: Dealt, folder: Path) -> bool:
     probe.unlink(missing_ok=True)
     try:
         return copy_file(smallest, probe)
+    except OSError:  # no room to try it: no clone either
+        return False
     finally:
         probe.unlink(missing_ok=True)
 

@@ -393,6 +393,8 @@ def merge(stage: Stage) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(file, copy)
+        except FileExistsError:  # never written over: it may be the only copy
+            raise
         except OSError:  # a file system without hard links
             shutil.copyfile(file, copy)
 
@@ -416,7 +418,16 @@ def _places(written: Mapping[str, Sequence[_Written]]) -> Iterator[tuple[str, st
             yield name, "", first.file
             continue
         twice = is_both or len({one.host for one in found}) < len(found)
-        yield from ((name, f"{one.host}/{one.top}" if twice else one.host, one.file) for one in found)
+        for one in found:
+            place = f"{one.host}/{one.top}" if twice else one.host
+            while _is_taken(PurePosixPath(place, name), written, folders):
+                place = f"~{place}"
+            yield name, place, one.file
+
+
+def _is_taken(path: PurePosixPath, written: Mapping[str, Sequence[_Written]], folders: set[str]) -> bool:
+    """Tell whether a script has itself written a file or folder at the place for a host's file."""
+    return path.as_posix() in folders or any(one.as_posix() in written for one in (path, *path.parents))
 
 
 def retell(folder: Path, metrics: Mapping[str, str]) -> None:

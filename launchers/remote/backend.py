@@ -289,22 +289,24 @@ class RemoteBackend:
             AwsError: if there is no such job, and there will be none.
             LostTouch: if that cannot be told.
         """
-        was_unclear = False
+        was_unclear = in_use = False
         for wait_s in CREATE_AGAIN_S:
             try:
                 self._create(order)
                 return
             except AwsError as error:
                 last = error
-            if is_transient(last) or last.code == IN_USE:
-                was_unclear = True
-                console.print(f"{last}; looking for job {handle.job} in {wait_s:.0f} s", soft_wrap=True)
-                pause(wait_s)  # what was asked for may be under way
-            elif not was_unclear:
+            is_final = not (is_transient(last) or last.code == IN_USE)
+            if is_final and not was_unclear:
                 raise last
+            was_unclear, in_use = True, in_use or last.code == IN_USE
+            console.print(f"{last}; looking for job {handle.job} in {wait_s:.0f} s", soft_wrap=True)
+            pause(wait_s)  # an earlier request may be under way
             if self._is_there_at_last(handle, console):
                 return
-        if last.code == IN_USE:
+            if is_final:  # asking again changes nothing
+                break
+        if in_use:
             raise LostTouch(f"{last}, and SageMaker does not show job {handle.job} yet") from last
         raise last
 

@@ -106,6 +106,8 @@ class RemoteJob:
     def _collect_patiently(self, found: State) -> Iterator[tuple[str, str]]:
         """Bring the results back, however long the service does not answer; yields what keeps it from it."""
         wait_s = FETCH_AGAIN_S
+        for stage in (one for one in self.stages if script_channels.is_of_script(one)):
+            script_channels.set_aside(stage.folder)  # once: files of a broken download are no earlier try's
         while not self._collected:
             try:
                 self._collect(found)
@@ -273,8 +275,6 @@ class RemoteJob:
 
     def _collect(self, found: State) -> None:
         """Bring the results into the stages' folders, in place of what an earlier try left there."""
-        for stage in (one for one in self.stages if script_channels.is_of_script(one)):
-            script_channels.set_aside(stage.folder)
         s3, output = self._aws.client("s3"), Location.parse(found.output)
         if found.kind is Kind.processing:
             (stage,) = self.stages

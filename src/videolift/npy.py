@@ -127,8 +127,10 @@ def read_rows(file: Path, archive: zipfile.ZipFile, name: str) -> Iterator[bytes
             for _ in range(header.shape[0]):
                 row = member.read(size)
                 if len(row) < size:
-                    raise BadArray("ends before its last row")
+                    raise BadArray(f"array {name} ends before its last row")
                 yield row
+    except (BadArray, OSError):
+        raise
     except Exception as error:
         raise BadArray(f"array {name} is damaged ({type(error).__name__}: {error})") from error
 

@@ -83,8 +83,10 @@ def collect(space: Workspace, *, finished: bool = False) -> Collected:
 def keep_model(space: Workspace) -> None:
     """Move the model of a training job that failed to the output: the service drops the model then."""
     for entry in list(space.model.iterdir()):
-        (space.output / MODEL).mkdir(exist_ok=True)
-        shutil.move(entry, space.output / MODEL / entry.name)  # the service may have mounted the two places apart
+        places = (space.output / MODEL / (f"~{n}" if n else "") / entry.name for n in itertools.count())
+        target = next(place for place in places if not os.path.lexists(place))  # the script may have written there, too
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(entry, target)  # the service may have mounted the two places apart
 
 
 def files_of(folder: Path) -> dict[str, int]:

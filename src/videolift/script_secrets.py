@@ -159,7 +159,26 @@ NOTHING_HIDDEN = Mask()
 
 def masking(values: Iterable[str]) -> Mask:
     """Return what hides values in a text: as they are, as JSON has them, and as addresses do; longer ones first."""
-    pieces = {piece for value in values for piece in value.splitlines()}
-    forms = {form for piece in pieces for form in (piece, json.dumps(piece)[1:-1], quote(piece, safe=""))}
+    pieces = {piece.strip() for value in values for text in _texts(value) for piece in text.splitlines()}
+    forms = {
+        form
+        for piece in pieces
+        for form in (piece, json.dumps(piece)[1:-1], quote(piece, safe="", errors="surrogateescape"))
+    }
     hidden = sorted((form for form in forms if len(form.strip()) >= SHORTEST), key=len, reverse=True)
     return Mask(re.compile("|".join(map(re.escape, hidden))), len(hidden[0])) if hidden else NOTHING_HIDDEN
+
+
+def _texts(value: str) -> Iterator[str]:
+    """Yield a value, and every text in it where it is JSON, as AWS's console stores a user name with a password."""
+    yield value
+    try:
+        rest = [json.loads(value)]
+    except ValueError:
+        return
+    while rest:
+        one = rest.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, (dict, list)):
+            rest += one.values() if isinstance(one, dict) else one

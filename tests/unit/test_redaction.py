@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launchers.redaction import is_secret_name, redacted, redacted_text, redacted_words
+from launchers.redaction import HIDDEN, is_secret_name, redacted, redacted_text, redacted_words
 
 SECRET = "hunter2"
 
@@ -191,3 +191,19 @@ def test_a_password_of_any_signs_is_hidden_in_an_address(password: str) -> None:
 def test_any_text_can_be_redacted_and_twice_is_once(text: str) -> None:
     once = redacted_text(text)
     assert redacted_text(once) == once
+
+
+@pytest.mark.parametrize("rest", [["--epochs", 3], [None], [1.5], [{"a": 1}]])
+def test_an_option_is_hidden_whatever_else_its_list_holds(rest: list[object]) -> None:
+    assert redacted({"args": ["--api-key", "hunter2", *rest]}) == {"args": ["--api-key", HIDDEN, *rest]}
+
+
+@pytest.mark.parametrize(
+    "text", ["use-class-token=avg", "temporal_token=learned", "loss_per_token=0.3", "token_labeling=mixup"]
+)
+def test_tokens_of_a_model_are_no_secrets(text: str) -> None:
+    assert redacted_text(text) == text
+
+
+def test_an_indexed_key_is_a_key() -> None:
+    assert "hunter2" not in redacted_text('+os.environ["API_KEY"] = "hunter2"')

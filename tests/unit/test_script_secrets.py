@@ -19,7 +19,7 @@ from launchers import commands, mlflow_store, schema
 from launchers.attached import attach
 from launchers.compose import check, compose
 from launchers.config import Backend, Config
-from launchers.redaction import redacted
+from launchers.redaction import HIDDEN, redacted
 from launchers.remote.requests import hyperparameters
 from launchers.script_secrets import MAY_HOLD, missing_secrets, values_of
 from videolift.errors import ConfigError, VideoliftError
@@ -260,3 +260,8 @@ def test_a_traceback_is_printed_without_secrets(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stderr == "at https://***@host\n"
+
+
+def test_every_text_of_a_json_secret_is_masked() -> None:
+    mask = masking(['{"username": "somebody", "password": "hunter2"}', "with-a-space "])
+    assert mask("hunter2 of somebody, with-a-space.") == f"{HIDDEN} of {HIDDEN}, {HIDDEN}."

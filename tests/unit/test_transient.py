@@ -386,6 +386,15 @@ def test_a_quota_is_asked_for_once(
     assert not list(tmp_path.rglob(HANDLE))
 
 
+def test_a_quota_after_an_unclear_answer_ends_the_requests(
+    submitted: Callable[[], RemoteJob], service: Service, sagemaker: JsonService
+) -> None:
+    service.troubles["CreateTrainingJob"] = [(503, ""), *[(400, "ResourceLimitExceeded")] * 4]
+    with pytest.raises(AwsError, match="quota of the account"):
+        submitted()
+    assert operations(sagemaker) == ["Create", "Describe", "Create", "Describe"]
+
+
 def test_a_quota_that_our_own_earlier_request_has_used_up(
     submitted: Callable[[], RemoteJob], service: Service, sagemaker: JsonService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
