@@ -1,7 +1,8 @@
-"""A user's model that trains, and cannot be loaded."""
+"""A user's model that trains, and cannot be loaded by the stage that evaluates it."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import keras
@@ -14,7 +15,9 @@ class Halve(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Halve:
-        raise ZeroDivisionError("my own mistake")
+        if "evaluate" in sys.argv:  # the training sees that the network can be loaded there
+            raise ZeroDivisionError("my own mistake")
+        return cls(**config)
 
 
 def build(shape: tuple[int, ...], classes: int) -> keras.Model:
