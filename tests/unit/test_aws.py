@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +13,13 @@ import pytest
 
 from launchers.config import Backend
 from launchers.remote.aws import Aws, has_metadata_service
+from tests.remote_side import forget_aws
 from videolift.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, os.devnull)
+    forget_aws(monkeypatch)
 
 
 class _Metadata(BaseHTTPRequestHandler):

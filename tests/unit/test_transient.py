@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from launchers.remote.orders import Order
 from launchers.remote.s3 import Location, head
 from launchers.remote.watch import Watch
 from tests.json_service import POLL_S, Dropped, JsonService, Refused, json_service
+from tests.remote_side import forget_aws
 from videolift.plan import Plan
 from videolift.workspace import Kind
 
@@ -83,10 +83,7 @@ FOR_GOOD = [
 @pytest.fixture(autouse=True)
 def person(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody with credentials, who does not wait."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, os.devnull)
+    forget_aws(monkeypatch)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "mine")
     monkeypatch.setattr(Aws, "account", ACCOUNT)
